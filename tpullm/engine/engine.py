@@ -17,7 +17,6 @@ import itertools
 import operator
 import threading
 import time
-import weakref
 from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
@@ -41,7 +40,7 @@ from tpullm.engine.cache import (
 from tpullm.engine.forward import UNSEEN
 from tpullm.engine.guesses import MOST, Draft, Lookup
 from tpullm.engine.prefill import Prefill, Read
-from tpullm.engine.programs import Programs, only_compile
+from tpullm.engine.programs import Programs, of_weak, only_compile
 from tpullm.engine.request import Request, Token
 from tpullm.engine.rows import Rows, Text
 from tpullm.engine.sampling import LIKELIEST, MOST_TOP, SAMPLED, Choice, Next, choose_next, fetched_choice, form_of
@@ -102,7 +101,7 @@ class Engine:
         every = [*sizes, *prefill]
         blocks = [row_block_sizes(slots, equal=reads_first) for _, slots in every]
         self._cache, self._shapes = Cache(session, every, blocks), ShapesOnly(session, every, blocks)
-        self.programs = Programs(_of_weak(self._compile))
+        self.programs = Programs(of_weak(self._compile))
         self._groups, ends = len(sizes), self._cache.ends(len(sizes))
         whole = PIECES[-1:] if reads_first or reproducible else PIECES
         self._pieces = [-(-count // parts) * parts for count in whole]
@@ -112,7 +111,7 @@ class Engine:
         self._every_row = next(step for step in self._steps if all(step))  # with the fewest slots
         self._rows = Rows(self._cache, len(sizes))
         prefill_groups = range(len(sizes), len(every))
-        self._prefill = Prefill(self._cache, self._rows, prefill_groups, reads_first, _of_weak(self._can_read))
+        self._prefill = Prefill(self._cache, self._rows, prefill_groups, reads_first, of_weak(self._can_read))
         self._lock, self._number = threading.Lock(), 0
         self._waiting: OrderedDict[str, deque[Text]] = OrderedDict()
         self._texts: dict[int, Text] = {}  # that are waiting or have a row
@@ -492,12 +491,6 @@ def _emitted_token(request: Request, choice: Choice, n: int | tuple[int, int], e
     """A token of a choice, as it is emitted."""
     pairs = zip(choice.top[n].tolist(), choice.top_log_probabilities[n].tolist(), strict=True)
     return Token(int(choice.tokens[n]), float(choice.log_probabilities[n]), tuple(pairs)[: request.top], ends)
-
-
-def _of_weak(method: Callable) -> Callable:
-    """A method that does not keep its engine: in a circle, the cache would stay in memory after the last use."""
-    reference = weakref.WeakMethod(method)
-    return lambda *arguments, **named: reference()(*arguments, **named)
 
 
 def rotation_length(session: Session, tokens: int) -> int:

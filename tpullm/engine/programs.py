@@ -6,6 +6,7 @@ thread compiles; until it has, texts that need the program wait, and others do n
 
 import threading
 import time
+import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Hashable, Sequence
 from functools import cache
@@ -43,6 +44,12 @@ def _events() -> Counter:
 def compilations() -> int:
     """How many programs XLA has compiled, other than those in the cache, since this was first called."""
     return _events()["/jax/core/compile/backend_compile_duration"] - _events()["/jax/compilation_cache/cache_hits"]
+
+
+def of_weak(method: Callable) -> Callable:
+    """A method that does not keep its engine: in a circle, the cache would stay in memory after the last use."""
+    reference = weakref.WeakMethod(method)
+    return lambda *arguments, **named: reference()(*arguments, **named)
 
 
 class Programs:
