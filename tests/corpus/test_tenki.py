@@ -3,14 +3,15 @@
 import hashlib
 import itertools
 import math
+from collections import Counter
 
 import numpy as np
 import pytest
 import sudachipy
 
 from tpullm.corpus import tenki
-from tpullm.corpus.question import conversations
-from tpullm.corpus.tenki import blanks, distribution
+from tpullm.corpus.question import messages
+from tpullm.corpus.tenki import blanks, conversation_set, distribution
 from tpullm.corpus.tenki import vocabulary as w
 from tpullm.corpus.tenki.distribution import derivation, sentences
 from tpullm.corpus.tenki.grammar import MODES, Context, Kind, advance, closing, closing_probability, outline
@@ -19,6 +20,7 @@ from tpullm.system.errors import UserError
 
 DOCUMENTS = list(tenki.documents(5_000, seed=11))
 QUESTIONS = tenki.split_questions(0.0, seed=0)[0]
+KINDS = [question.kind for question in QUESTIONS]
 total = math.fsum
 
 
@@ -196,10 +198,53 @@ def test_the_questions_are_those_of_earlier_versions():
     """What `evaluate` says of two models can be compared only if both were asked the same."""
     said = repr([(q.question, q.answers, q.kind) for part in tenki.split_questions(0.2, seed=1) for q in part])
     digest = hashlib.sha256(said.encode()).hexdigest()
-    assert digest == "aaa86fbc6f9d3be9778b66e2eeab2848def58c93d7750d54e49ee4a459312036"
+    assert digest == "b5f049ea468d6b052ac49665bfaf92842fd53086bf08390679b6232d0d29f6f9"
     asked = {"role": "user", "content": "リンゴをどうしますか。"}
     said = {"role": "assistant", "content": "リンゴを食べます。"}
-    assert list(conversations(QUESTIONS[:1])) == [{"messages": [asked, said]}]
+    assert messages(QUESTIONS[:1]) == [asked, said]
     for fraction in (-0.1, 1.1):
         with pytest.raises(UserError, match="held_out_fraction"):
             tenki.split_questions(fraction, seed=0)
+
+
+def plain(turns):
+    """The turns as they are in the set of questions, however they end."""
+    return [(turn.question.rstrip("。？"), turn.answers) for turn in turns]
+
+
+def test_conversations_have_every_question_several_times_and_each_kind_often():
+    talks = list(tenki.conversations(QUESTIONS, seed=0))
+    assert talks == list(tenki.conversations(QUESTIONS, seed=0)) != list(tenki.conversations(QUESTIONS, seed=1))
+    turns = [turn for talk in talks for turn in talk]
+    times, known = Counter(plain(turns)), {turn: kind for turn, kind in zip(plain(QUESTIONS), KINDS, strict=True)}
+    assert min(times[turn] for turn, kind in known.items() if kind != "unknown") == conversation_set.LEAST_TIMES
+    kinds = Counter(turn.kind for turn in turns)
+    assert all(kinds[kind] >= conversation_set.LEAST_OF_A_KIND for kind in {*KINDS} - {"unknown"})
+    assert 0.1 < kinds["unknown"] / len(turns) < 0.25 and 0.05 < kinds["greeting"] / len(turns) < 0.2
+    assert {len(talk) for talk in talks} >= {1, 2, 3, 4, 5}
+    assert {question[-1] in "。？" for turn in turns for question in [turn.question]} == {True, False}
+
+
+def test_conversations_of_a_given_length_are_as_long():
+    talks = list(tenki.conversations(QUESTIONS, seed=0, turns=20))
+    assert {len(talk) for talk in talks} == {20} and len(talks) > 50
+
+
+def test_a_conversation_fits_the_context_of_the_quickstart(tmp_path):
+    """With the bytes of each character that no text of tenki has, and four marks a turn, in 256 tokens."""
+    every = set("".join(DOCUMENTS))
+    for talk in tenki.conversations(QUESTIONS, seed=0):
+        said = [text for turn in talk for text in (turn.question, turn.answers[0])]
+        known = sum(character in every for text in said for character in text)
+        unknown = sum(len(c.encode()) for text in said for c in text if c not in every)
+        assert known / 1.4 + unknown + 4 * len(talk) < 256, "tenki has 1.4 characters a token or more"
+
+
+def test_what_no_text_answers_is_asked_of_other_words_too():
+    asked = [question for question in QUESTIONS if question.kind == "unknown"]
+    assert {question.answers for question in asked} == {("すみません、分かりません。",)}
+    assert not {question.question for question in asked} & {q.question for q in QUESTIONS if q.kind != "unknown"}
+    about = {name for name in w.THINGS if any(question.question.startswith(name) for question in asked)}
+    assert about == set(w.THINGS), "a known word does not say that there is an answer"
+    casual = [question for part in tenki.split_casual(0.2, seed=0) for question in part]
+    assert {question.kind for question in casual} == {*KINDS} - {"unknown"}

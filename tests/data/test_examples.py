@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.data.test_conversations import CHATS, say, write
 from tpullm.corpus import tenki
-from tpullm.corpus.question import conversations
+from tpullm.corpus.question import messages
 from tpullm.data.examples import Conversation, Judged, Preference, Prompt, identity, read, split
 from tpullm.data.examples.shapes import Columns, examples
 from tpullm.system.errors import UserError
@@ -314,10 +314,10 @@ def test_the_conversations_of_a_recipe_are_its_files_and_the_questions_of_tenki(
     path = write(tmp_path / "chats.jsonl", *ROWS)
     learned, held_out = read(["tenki", str(path)], Conversation, {}, 0.25, seed=3)
     of_file, questions = split(TALKS, 0.25), tenki.split_questions(0.25, seed=3)
-    of_tenki = [[Conversation(line["messages"]) for line in conversations(part)] for part in questions]
+    of_tenki = [[Conversation(messages(talk)) for talk in tenki.conversations(part, 3)] for part in questions]
     assert (learned, held_out) == (of_tenki[0] + of_file[0], of_tenki[1] + of_file[1])
     prompts, held_prompts = read(["tenki"], Prompt, {}, 0.25, seed=3)
-    assert [prompt.messages for prompt in prompts] == [list(talk.messages[:1]) for talk in of_tenki[0]]
+    assert [prompt.messages for prompt in prompts] == [messages([question])[:1] for question in questions[0]]
     wanted = [{"answers": list(question.answers), "kind": question.kind} for question in questions[1]]
     assert [prompt.fields for prompt in held_prompts] == wanted
     with pytest.raises(UserError, match="tenki: has conversations and prompts, but no preferences; name a file"):

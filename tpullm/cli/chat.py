@@ -89,11 +89,13 @@ def reply(session, messages, tokens: int, sampling: Sampling, seed: int, show: b
     Args:
         engine: of the conversation; None is a new one.
     """
-    from tpullm.engine.generation import stream_tokens
+    from tpullm.engine.generation import conversation_ids, stream_tokens
     from tpullm.engine.request import whole_characters
 
     tokenizer = session.tokenizer
-    prompt = _prompt_of_conversation(session, messages, tokens)
+    prompt, left_out = conversation_ids(session, messages, tokens)
+    if left_out:
+        say(f"the conversation is longer than the model's context: its oldest turns ({left_out}) are left out")
     tokens = min(tokens, max(1, session.context_length - len(prompt)))
     text = []
     for part in whole_characters(tokenizer, stream_tokens(session, prompt, tokens, sampling, seed, engine=engine)):
@@ -103,19 +105,3 @@ def reply(session, messages, tokens: int, sampling: Sampling, seed: int, show: b
     if show:
         print(flush=True)
     return "".join(text)
-
-
-def _prompt_of_conversation(session, messages, tokens: int) -> list[int]:
-    """The ids of the conversation. If it leaves no room for an answer, the oldest turns are dropped, with a message."""
-    from tpullm.engine.session import check_context
-
-    # Leave room for an answer of `tokens`, but at most half of the context.
-    most = session.context_length - min(tokens, session.context_length // 2)
-    for turns in range(len(messages) // 2 + 1):
-        ids = session.tokenizer.chat_template(messages[2 * turns :], add_generation_prompt=True)[0]
-        if len(ids) <= most:
-            break
-    if turns:
-        say(f"the conversation is longer than the model's context: its oldest turns ({turns}) are left out")
-    check_context(session, ids, "prompt")
-    return ids

@@ -8,7 +8,7 @@ import hashlib
 import re
 import textwrap
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -91,12 +91,10 @@ def split(questions: Iterable[Question], held_out_fraction: float) -> tuple[list
     return parts
 
 
-def conversations(questions: Iterable[Question]) -> Iterator[dict]:
-    """Each question and its answer as one conversation: {"messages": [{"role", "content"}, …]}, and its fields."""
-    for question in questions:
-        user = {"role": "user", "content": question.question}
-        messages = [user, {"role": "assistant", "content": question.answers[0]}]
-        yield {"messages": messages} | ({"fields": dict(question.fields)} if question.fields else {})
+def messages(turns: Iterable[Question]) -> list[dict[str, str]]:
+    """Questions and their answers, one after the other, as one conversation."""
+    pairs = ((("user", turn.question), ("assistant", turn.answers[0])) for turn in turns)
+    return [{"role": role, "content": content} for pair in pairs for role, content in pair]
 
 
 def is_right(question: Question, said: str, passes: Callable[[str, str], bool]) -> bool:

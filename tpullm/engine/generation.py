@@ -19,10 +19,12 @@ from tpullm.engine.sampling import choose
 from tpullm.engine.session import Session, check_context, length_bucket, near_length, row_bucket
 from tpullm.model.rows import fetch_whole
 from tpullm.recipe.sampling import GREEDY, Sampling
+from tpullm.tokenizer.chat_template import Messages
 
 IsOver = Callable[[int, list[int]], bool]
 
 ANSWER_TOKENS = 48
+CHAT_TOKENS = 200  # the longest answer in a conversation, if nothing else is said
 BATCH = 64  # texts that are written at a time, where all prompts are there from the start
 LOOK_EVERY = 16  # tokens, after which it is looked whether a text is over
 
@@ -43,6 +45,23 @@ def answer_questions(
     asked = [{"role": "user", "content": question} for question in questions]
     prompts = [tokenizer.chat_template([message], add_generation_prompt=True)[0] for message in asked]
     return [tokenizer.decode(ids) for ids in likeliest_continuations(session, prompts, batch, tokens)]
+
+
+def conversation_ids(session: Session, messages: Messages, tokens: int) -> tuple[list[int], int]:
+    """The ids of a conversation up to where the model answers, and how many of its oldest turns are left out.
+
+    Turns are left out if the context has no room for an answer of `tokens`, or of half of the context if that is less.
+
+    Raises:
+        UserError: the last message alone is longer than the context.
+    """
+    most = session.context_length - min(tokens, session.context_length // 2)
+    for turns in range(len(messages) // 2 + 1):
+        ids = session.tokenizer.chat_template(messages[2 * turns :], add_generation_prompt=True)[0]
+        if len(ids) <= most:
+            break
+    check_context(session, ids, "prompt")
+    return ids, turns
 
 
 def likeliest_continuations(

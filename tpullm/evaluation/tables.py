@@ -138,5 +138,9 @@ def _run_rows(results: dict[str, Any]) -> Iterator[tuple[str, str]]:
         for kind, found in results["kinds"].items() if len(results["kinds"]) > 1 else ():
             shares = f"{found['tuned']:.1%} / {found['base']:.1%} of {found['questions']}"
             yield f"  {kind}", f"{shares}; without a model {found['guess']:.1%}"
+    if talks := results.get("conversation"):
+        right = talks["right_by_turn"]
+        shares = f"{sum(right) / len(right):.1%} right, {min(right):.0%} or more at each turn"
+        yield f"{talks['conversations']} conversations of {len(right)} turns", shares
     for rule, found in results.get("rules", {}).items():
         yield f"  {rule}, tuned / base", f"{found['tuned']:.1%} / {found['base']:.1%}"

@@ -165,9 +165,12 @@ def finetune(data: RunData) -> Section:
     return {
         "stages": read if any_documents else [],
         "base": base,
+        "shots": finite_number(data.results, "base", "shots"),  # solved questions that it was shown before each
         "tuned": tuned,
         "asked": finite_number(data.results, "tuned", "questions"),
         "kinds": (keys, scores) if len(by_kind) > 1 else None,
+        "conversations": finite_number(data.results, "conversation", "conversations"),
+        "by_turn": list(enumerate(nested_value(data.results, "conversation", "right_by_turn") or [], start=1)),
         "right": len(right),
         "right_shown": right[::every],
         "wrong": len(wrong),

@@ -15,12 +15,14 @@ from functools import cache
 
 from tpullm.corpus.question import Question, form_by_hash, number_by_hash
 from tpullm.corpus.tenki import vocabulary as w
+from tpullm.corpus.tenki.conversation_set import unknown_questions
 from tpullm.corpus.tenki.grammar import Mode
 from tpullm.corpus.tenki.wording import copula, verb_form
 from tpullm.system.errors import UserError
 
 _DO = w.Verb("する", "し", "し た")
 _DAYS = {"今日": False, "昨日": True, "おととい": True}
+SETTINGS = 20  # of each thing, which questions about a sentence are asked of
 REMARKS = ("楽しいよ。", "面白いね。", "普通だよ。", "また明日ね。")
 
 
@@ -50,7 +52,7 @@ def _questions() -> Iterator[Question]:
         others = (filter(None, table.get(thing.topic, ())) for table in (w.COMPANIONS, w.PLACES))  # none of clothes
         choices = itertools.product(w.TIMES[True], *others)
         by_hash = sorted(choices, key=lambda setting: number_by_hash("".join([name, *setting]).replace(" ", "")))
-        for time, companion, where in by_hash[:10]:
+        for time, companion, where in by_hash[:SETTINGS]:
             statement = f"{time}{companion}{where}{name}を{thing.verb.past}。"
             asked = {"どこで": where, "誰と": companion, "いつ": time.removesuffix(" 、"), "何を": f"{name}を"}
             for word, answer in asked.items():
@@ -62,9 +64,9 @@ def _questions() -> Iterator[Question]:
             yield _tenki_question("liking", name, f"{who}{name}が好きですか。", answer)
     # 「昨日はとても寒い天気だった。天気はどうでしたか。」→「とても寒い天気でした。」
     for weather in w.WEATHERS:
-        for very, day in itertools.product(w.VERY if weather in w.ADJECTIVES else ("",), _DAYS):
+        for very, day, told in itertools.product(w.VERY if weather in w.ADJECTIVES else ("",), _DAYS, (False, True)):
             said, polite = _weather_words(weather, very), copula(Mode(polite=True, past=_DAYS[day]))
-            asked = f"{day}は{said}{copula(Mode(polite=False, past=_DAYS[day]))}。天気はどう{polite}か。"
+            asked = f"{day}は{said}{copula(Mode(polite=told, past=_DAYS[day]))}。天気はどう{polite}か。"
             yield _tenki_question("weather", f"{weather} {very} {day}", asked, f"{said}{polite}。")
     # 「今日は雨だ。どうしますか。」→「傘をさします。」: the most frequent answer, in 80 % of cases or more.
     for weather, clothes in w.CLOTHES_FOR.items():
@@ -76,7 +78,9 @@ def _questions() -> Iterator[Question]:
             yield _tenki_question("clothes", f"{weather} {polite} {day}", asked, answer)
 
 
-def split_questions(held_out_fraction: float, seed: int) -> tuple[list[Question], list[Question]]:
+def split_questions(
+    held_out_fraction: float, seed: int, with_unknown: bool = True
+) -> tuple[list[Question], list[Question]]:
     """Questions to tune on, and held-out questions, each in a fixed order. Whole combinations are held out.
 
     Of each kind, the combinations with the lowest hashes are held out: `held_out_fraction` (0 to 1) of them, rounded.
@@ -85,7 +89,8 @@ def split_questions(held_out_fraction: float, seed: int) -> tuple[list[Question]
     if not 0.0 <= held_out_fraction <= 1.0:
         raise UserError(f"tenki questions: held_out_fraction is {held_out_fraction}: give a share from 0 to 1")
     parts: tuple[list[Question], list[Question]] = ([], [])
-    for _, questions in itertools.groupby(_questions(), key=lambda question: question.kind):
+    every = itertools.chain(_questions(), unknown_questions() if with_unknown else ())
+    for _, questions in itertools.groupby(every, key=lambda question: question.kind):
         of_kind = list(questions)
         entities = {question.entity for question in of_kind}
         ranked = sorted(entities, key=lambda entity: number_by_hash(f"{seed} {entity}"))
@@ -96,11 +101,11 @@ def split_questions(held_out_fraction: float, seed: int) -> tuple[list[Question]
 
 
 def split_casual(held_out_fraction: float, seed: int) -> tuple[list[Question], list[Question]]:
-    """As `split_questions`, which holds out the same questions; it raises what that raises.
+    """As `split_questions`, which holds out the same questions, without the unknown ones; it raises what that raises.
 
     The field `mentions` is what a right answer says in either form: リンゴを食べ.
     """
-    learned, held_out = split_questions(held_out_fraction, seed)
+    learned, held_out = split_questions(held_out_fraction, seed, with_unknown=False)
     return [_casual_question(question) for question in learned], [_casual_question(question) for question in held_out]
 
 

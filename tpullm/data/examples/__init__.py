@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tpullm.corpus import domains, law_questions, question, tenki
 from tpullm.corpus.files import source_files
-from tpullm.corpus.question import Question, conversations
+from tpullm.corpus.question import Question, messages
 from tpullm.data.examples import example_rows, reasoning_tasks
 from tpullm.data.examples.shapes import (
     WHAT,
@@ -87,7 +87,9 @@ def _built_in_examples(
         return split(made, held_out_fraction)
     parts = questions(name, held_out_fraction, seed, laws)
     if kind is Conversation:
-        return tuple([Conversation(talk["messages"]) for talk in conversations(part)] for part in parts)
+        # Of tenki several questions make a conversation; each other question is one by itself.
+        talks = (tenki.conversations(part, seed) if name == "tenki" else ([asked] for asked in part) for part in parts)
+        return tuple([Conversation(messages(talk)) for talk in of_part] for of_part in talks)
     prompts: tuple[list[Prompt], list[Prompt]] = ([], [])
     for part, into in zip(parts, prompts, strict=True):
         for asked in part:
