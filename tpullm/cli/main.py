@@ -89,8 +89,8 @@ def _dispatch_verb(argv: list[str]) -> int:
         print("usage: tpullm VERB [options]      tpullm VERB --help explains a verb")
         for title, verbs in GROUPS.items():
             print(f"\n{title}:", *(f"  {verb:<10} {VERBS[verb].help}" for verb in verbs), sep="\n")
-        print("\nTo begin:\n  tpullm run quickstart\n  tpullm chat --model runs/quickstart")
-        print("  tpullm blank '今日はとても【?】天気ですね。' --model runs/quickstart")
+        print("\nTo begin:\n  tpullm run quickstart\n  tpullm chat runs/quickstart")
+        print("  tpullm blank runs/quickstart '今日はとても【?】天気ですね。'")
         return 0
     if argv[0] == "--version":
         from tpullm import __version__

@@ -8,10 +8,10 @@ from typing import Any
 from tpullm.system.errors import UserError
 
 
-def add_model(parser) -> None:
-    """`--model`, in any of its forms."""
+def add_model(parser, when: str = "") -> None:
+    """MODEL, the first word of a command line, in any of its forms; `when` says when it is needed."""
     about = "a run directory, one of its stages, one checkpoint, a folder in the format of Hugging Face, a GGUF file"
-    parser.add_argument("--model", required=True, help=about)
+    parser.add_argument("model", metavar="MODEL", help=f"{when}{about}")
 
 
 def add_adapters(parser) -> None:

@@ -8,7 +8,7 @@ import importlib.util
 import os
 from collections.abc import Callable
 
-from tpullm.cli.options import add_adapters, add_reproducible, add_weights, check_at_least_one
+from tpullm.cli.options import add_adapters, add_model, add_reproducible, add_weights, check_at_least_one
 from tpullm.system.cluster import hosts
 from tpullm.system.errors import Interrupted, UserError
 from tpullm.system.log import say
@@ -20,8 +20,7 @@ PACKAGES = ("uvicorn", "h11", "starlette", "prometheus_client", "llguidance")
 
 def add_arguments(parser) -> None:
     """The options of `tpullm serve`."""
-    about = "a run directory, one of its stages, one checkpoint, a folder in the format of Hugging Face, a GGUF file"
-    parser.add_argument("model", help=about)
+    add_model(parser)
     add_adapters(parser)
     add_weights(parser)
     about = "the address to listen on; 0.0.0.0: all of this machine, which needs a key"

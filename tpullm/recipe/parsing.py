@@ -63,23 +63,25 @@ def recipe_of(parser: Parser, argv: Sequence[str]) -> tuple[Recipe, argparse.Nam
     """The checked recipe, and the other options of the command line.
 
     The recipe is the first word, a name or a path (`shipped.find`), or that of `--config`; without one it is
-    `RUN/recipe.yaml`.
+    `RUN/recipe.yaml`. RUN is that of `--run`, or the first word.
 
     Raises:
         UserError: no recipe, or a value that no run could have.
     """
-    argv = ["--config", *argv] if argv and not argv[0].startswith("-") else list(argv)
+    argv = list(argv)
+    if argv and not argv[0].startswith("-"):
+        argv[:1] = ["--run" if shipped.is_run(argv[0]) else "--config", argv[0]]
     files, changes, _ = _sorted_words(argv, parser.keys(Recipe))
     if not files:
         run = dict(changes).get("run", Recipe().run)
         kept = storage.path(run) / "recipe.yaml"
         if not kept.exists() and run == Recipe().run:
             raise UserError(
-                "which recipe? Name one after the verb, such as quickstart (`tpullm recipes` lists them), or give "
-                "--run with a run directory"
+                "which recipe? Name one after the verb, such as quickstart (`tpullm recipes` lists them), or a "
+                "run directory"
             )
         if not kept.exists():
-            fix = "name one (`tpullm recipes` lists them), or give the --run of a run"
+            fix = "name one (`tpullm recipes` lists them), or the directory of a run"
             raise UserError(f"{kept}: no such recipe; {fix}")
         argv = ["--config", str(kept), *argv]
     return settings_of(parser, argv, Recipe)
