@@ -119,7 +119,7 @@ def _option(action: argparse.Action, shows: bool) -> Option:
     default = "" if has_none else f" (default {action.default})"
     if not action.option_strings:
         return Option(value, action.help + default, action.nargs == "?")
-    name = action.option_strings[-1] + ("" if action.nargs == 0 else f" {value}")
+    name = ", ".join(action.option_strings) + ("" if action.nargs == 0 else f" {value}")
     return Option(name, action.help + (default or " (required)" * (action.required and not shows)))
 
 
