@@ -98,6 +98,34 @@ def test_a_run_directory_stands_for_its_recipe_and_itself(tmp_path, monkeypatch)
         parsing.of_command_line(["empty"])
 
 
+@pytest.mark.parametrize(
+    ("words", "run"),
+    [
+        ("--text my_texts", "runs/my_texts"),
+        ("--text ../a.b/夏目 漱石.v2.txt", "runs/夏目-漱石-v2"),
+        ("--text=gs://bucket/texts/", "runs/texts"),
+        ("--text . ", "runs/here"),
+        ("--text /", "runs/text"),
+        ("--text quickstart.txt", "runs/quickstart-text"),
+        ("--text my_texts --run runs/mine", "runs/mine"),
+        ("--text_bytes 9", "runs/quickstart"),
+    ],
+)
+def test_a_text_has_a_run_of_its_own_name(tmp_path, monkeypatch, words, run):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    words = words.replace("夏目 ", "夏目\\ ")
+    assert parsing.of_command_line(["quickstart", *shlex.split(words)]).run == run
+
+
+def test_a_run_keeps_its_directory_whatever_its_text_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "recipe.yaml").write_text("name: a\nrun: runs/before\ntext: first\n")
+    for words in (["mine", "--text", "other"], ["--run", "mine", "--text", "other"]):
+        assert parsing.of_command_line(words).run == "mine"
+
+
 def test_a_recipe_in_place_of_a_verb(capsys):
     assert main(["quickstart"]) == 2
     assert "tpullm run quickstart" in capsys.readouterr().err

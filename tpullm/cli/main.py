@@ -136,6 +136,8 @@ def _run_on_hosts(verb: str, module: Any, words: list[str], shows: bool) -> int:
             setattr(options, name, hub.located(given, options.download, command))
     if on_hosts:
         hosts.join(place.find(flags, os.environ))
+    if takes_recipe and about.writes and recipe.text and hosts.is_first():
+        log.say(f"{verb}: with {recipe.text}, in {run}")
     if not takes_recipe:
         code = (module.show_main if shows else module.main)(options)
     else:
