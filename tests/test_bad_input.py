@@ -47,7 +47,7 @@ def test_storage_that_can_not_be_used_is_told(bucket, capsys):
     said = refused(capsys, "pretrain", "--run", bucket / "run")
     assert f"{bucket}/run/recipe.yaml: no such recipe" in said
     assert "no such file or folder" in refused(capsys, "collect", "--config", bucket / "recipe.yaml", "--run", "r")
-    assert f"{bucket}/model: no such file or folder" in refused(capsys, "blank", "a【?】", "--model", bucket / "model")
+    assert f"{bucket}/model: no such file or folder" in refused(capsys, "blank", bucket / "model", "a【?】")
     options = ["--text", bucket / "texts", "--run", bucket / "run"]
     assert f"{bucket}/texts: no such file or folder" in refused(capsys, "collect", "--config", TINY, *options)
     assert not bucket.exists() or list(bucket.iterdir()) == [], "nothing is left"
@@ -149,8 +149,8 @@ def test_a_conversation_that_teaches_nothing(capsys, pretrained):
     "verb", [["generate", "--prompt", "a"], ["blank", "a【?】b"], ["chat", "--prompt", "a"], ["attention", "a"]]
 )
 def test_a_model_that_is_none(capsys, tmp_path, verb):
-    assert "no such file or folder" in refused(capsys, *verb, "--model", tmp_path / "nothing")
-    assert "holds no trained model" in refused(capsys, *verb, "--model", tmp_path)
+    assert "no such file or folder" in refused(capsys, verb[0], tmp_path / "nothing", *verb[1:])
+    assert "holds no trained model" in refused(capsys, verb[0], tmp_path, *verb[1:])
 
 
 def test_a_folder_too_long_for_sockets_is_told_in_one_line(tmp_path):

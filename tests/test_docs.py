@@ -28,6 +28,7 @@ from tests.serving.conftest import get, serve_until, serving
 from tpullm.cli import launch, main
 from tpullm.cli.serve import KEY
 from tpullm.corpus import document_files
+from tpullm.corpus.tenki.question_set import split_questions
 from tpullm.evaluation import harness_tasks, problem_files
 from tpullm.launch.job import LaunchConfig
 from tpullm.recipe import parsing
@@ -148,9 +149,7 @@ def reader(tmp_path_factory, tiny_run, _storage_server):
     answer = {"role": "assistant", "content": "はい。"}
     lines = [json.dumps({"messages": [{"role": "user", "content": f"元気{n}？"}, answer]}) for n in range(150)]
     (folder / "my_conversations.jsonl").write_text("\n".join(lines), encoding="utf-8")
-    questions = [{"question": f"{thing}をどうしますか。", "answer": "読みます"} for thing in ("本", "新聞", "雑誌")]
-    lines = [json.dumps(question | {"choices": ["読みます", "食べます"]}) for question in questions]
-    (folder / "my_questions.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    (folder / "my_questions.jsonl").write_text(blocks(ROOT / "README.md", "json")[0], encoding="utf-8")
     problems.write(folder / "my_problems.jsonl", problems.ROWS[:1])
     (folder / "my_laws").mkdir()
     (folder / "my_laws" / "tea.xml").write_text(LAW, encoding="utf-8")
@@ -297,6 +296,14 @@ def test_the_lines_for_a_client_and_for_a_notebook(reader, capsys, block):
 def test_a_piece_of_a_recipe_loads(tmp_path, block):
     (tmp_path / "recipe.yaml").write_text(block, encoding="utf-8")
     assert parsing.load(tmp_path / "recipe.yaml")
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "README.ja.md"], ids=name_of)
+def test_the_quickstart_learns_to_answer_the_questions_of_the_readme(page):
+    """They are asked in training, or are of the same kind: the score after `make quickstart` is no 0 %."""
+    known = {question.question: question.answers for part in split_questions(0.2, 0) for question in part}
+    rows = [json.loads(line) for line in blocks(page, "json")[0].splitlines()]
+    assert len(rows) == 3 and [known.get(row["question"]) for row in rows] == [(row["answer"],) for row in rows]
 
 
 EXAMPLES = {line for page in PAGES for block in blocks(page, "json") for line in block.splitlines()}

@@ -2,12 +2,22 @@
 
 import ast
 import functools
+import re
 import statistics
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "tpullm").rglob("*.py"))
 PRINTING_ALLOWED = ("tpullm/cli/", "tpullm/system/log.py")
+JAPANESE = [*ROOT.glob("docs/ja/*.md"), ROOT / "README.ja.md", ROOT / "tpullm/report/ja.yaml"]
+JAPANESE += [ROOT / "tpullm/serving/templates/texts.yaml"]
+# The Japanese glossary: what is written, and the other spellings of it.
+SPELLINGS = {
+    "実行フォルダー": "実行ディレクトリ",
+    "正答率": "正解率",
+    "コマンド": "動詞を(実行|始め)",
+    "…ー": "(トークナイザ|パラメータ|フォルダ|メモリ|ブラウザ|ライブラリ|リポジトリ|アダプタ|サーバ|ユーザ)(?!ー)",
+}
 FUNCTION = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
@@ -46,3 +56,14 @@ def test_no_error_is_swallowed():
     handlers = found(ast.ExceptHandler)
     broad = [(name, node) for name, node in handlers if (node.type and ast.unparse(node.type)) in kinds]
     assert [(name, of.lineno) for name, of in broad if all(isinstance(node, nothing) for node in of.body)] == []
+
+
+def test_japanese_pages_spell_a_word_in_one_way():
+    texts = {path.name: path.read_text("utf-8") for path in JAPANESE}
+    found = [
+        (name, word, hit[0])
+        for name, text in texts.items()
+        for word, other in SPELLINGS.items()
+        for hit in re.finditer(other, text)
+    ]
+    assert found == [] and all(word in "".join(texts.values()) for word in SPELLINGS if word != "…ー")

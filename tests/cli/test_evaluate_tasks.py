@@ -202,7 +202,7 @@ def test_the_results_of_a_run_stay_in_it_and_are_in_its_report_and_its_model_car
     assert folder.name.startswith("talk-")
     assert set(manifest.tasks(run, "talk")) == {"weather", "other"} and not manifest.tasks(run, "pretrain")
     assert main.main(["report", "--run", str(run)]) == 0
-    assert "tpullm evaluate RUN/talk --tasks weather.jsonl --limit 2" in (run / "report.html").read_text("utf-8")
+    assert "tpullm evaluate RUN/talk --tasks weather.jsonl --limit 2 --chat" in (run / "report.html").read_text("utf-8")
     assert main.main(["export", str(run), str(tmp_path / "out")]) == 0
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     assert "| weather | writes the right answer |" in card and "tpullm evaluate out --tasks other.jsonl" in card

@@ -56,8 +56,12 @@ def test_help_says_what_it_does_and_how(capsys, verb):
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_the_examples_parse(verb):
+def test_the_examples_parse(verb, tmp_path, monkeypatch):
     assert len(VERBS[verb].examples) == 2
+    monkeypatch.chdir(tmp_path)
+    for run in ("runs/quickstart", "runs/mine", "runs/q"):
+        (tmp_path / run).mkdir(parents=True)
+        (tmp_path / run / "recipe.yaml").write_text(f"name: {run}")
     for example in VERBS[verb].examples:
         words = [word for word in shlex.split(example.partition(" > ")[0]) if word != "--config=mine.yaml"]
         shows = VERBS[verb].shows in words if VERBS[verb].shows else False
@@ -66,8 +70,8 @@ def test_the_examples_parse(verb):
             recipes.settings_of(launch._launch_parser(), words, launch.LaunchConfig)
             recipes.of_command_line(command[1:])
         elif VERBS[verb].recipe and not shows:
-            words = words if words[0] != "--run" else ["quickstart", *words]  # a run that is there has a recipe
-            assert recipes.recipe_of(parser_of(verb), words)[0].name == words[0]
+            named = words[1] if words[0] == "--run" else words[0]
+            assert recipes.recipe_of(parser_of(verb), words)[0].name == named
         else:
             recipes.parse(parser_of(verb, shows), words)
 

@@ -71,7 +71,7 @@ def test_published_models_come_from_gs_learn_there_and_go_out_there(published, c
             assert "resumes at step 2 of 3" in " ".join(capsys.readouterr().err.split())
     assert f"the old one is kept in {bucket}/run/replaced/talk-" in capsys.readouterr().err
     assert [path.name for path in (bucket / "run" / "replaced").iterdir()]
-    call("tokenize", "--show", "The cat", "--model", bucket / "run")
+    call("tokenize", bucket / "run", "--show", "The cat")
     assert capsys.readouterr().out.startswith("The")
 
 
@@ -83,7 +83,7 @@ def test_what_is_imported_goes_out_with_the_same_bytes(small, tmp_path, capsys):
     assert_same_bytes(small, tmp_path / "out")
     call("doctor", tmp_path / "run")
     capsys.readouterr()
-    call("tokenize", "--show", "The cat", "--model", tmp_path / "run")
+    call("tokenize", tmp_path / "run", "--show", "The cat")
     assert capsys.readouterr().out.startswith("The")
 
 
@@ -95,7 +95,7 @@ def test_an_imported_model_learns_to_answer_in_its_own_form(published, conversat
     call("export", run, tmp_path / "out")
     for folder in (run, tmp_path / "out"):
         capsys.readouterr()
-        call("chat", "--model", folder, "--prompt", "猫5")
+        call("chat", folder, "--prompt", "猫5")
         assert capsys.readouterr().out == f"{ANSWER}\n"
     assert 'finetune"' in (run / "report.html").read_text(encoding="utf-8")
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
@@ -123,7 +123,7 @@ def test_a_base_without_a_template_takes_one_and_stops_where_it_says(published, 
     call("export", run, tmp_path / "out")
     call("doctor", tmp_path / "out")
     capsys.readouterr()
-    call("chat", "--model", tmp_path / "out", "--prompt", "猫5")
+    call("chat", tmp_path / "out", "--prompt", "猫5")
     assert capsys.readouterr().out == f"{ANSWER}\n"
 
 

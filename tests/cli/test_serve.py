@@ -1,6 +1,5 @@
 """`tpullm serve`: from the words to an answer, its end, and what it refuses before it loads anything."""
 
-import importlib.util
 import json
 import signal
 import socket
@@ -132,13 +131,6 @@ def refused(*words: str) -> str:
 def test_what_is_refused_before_a_model_is_looked_for(monkeypatch, words, told):
     monkeypatch.setattr(session_module, "find_model", None)
     assert told in refused(*words)
-
-
-@pytest.mark.parametrize("package", serve.PACKAGES)
-def test_without_the_extra_a_line_says_what_to_install(monkeypatch, package):
-    find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == package else find(name))
-    assert refused() == f"serve: needs the package {package}: pip install 'tpullm[serve]'"
 
 
 def test_a_port_in_use_is_told_and_a_model_that_is_none_leaves_it():

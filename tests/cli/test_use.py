@@ -26,7 +26,7 @@ def use(session, monkeypatch, capsys):
     def run(*argv, lines=()):
         monkeypatch.setattr(session_module, "load_session", lambda model, tuned=True, exact=True, weights="": session)
         monkeypatch.setattr("builtins.input", Mock(side_effect=[*lines, EOFError]))
-        code = main.main([*argv, "--model", "RUN"])
+        code = main.main([argv[0], "RUN", *argv[1:]])
         return code, *capsys.readouterr()
 
     return run

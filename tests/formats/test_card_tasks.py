@@ -28,7 +28,7 @@ def test_a_task_of_the_harness_names_its_version_a_prompt_ends_no_block_and_a_na
     made = card({"boolq": {"version": "2.0", "settings": settings, "metrics": metrics}})
     assert "| boolq | acc | 0.5 | 0.2 to 0.8 | 8 |" in made and "| boolq | ppl | 12.35 |  | 0 |" in made
     assert "0 examples before each question, seed 0, lm-evaluation-harness 0.4.13" in made
-    assert "tpullm evaluate my-model --tasks boolq --limit 8" in made
+    assert "tpullm evaluate my-model --tasks boolq --limit 8 --no-chat" in made
     made = card({"a|b <x>": FIGURES | {"prompt": "```\n# Licence"}})
     assert "| a\\|b &lt;x> |" in made and "\n# Licence" not in made
     assert "Not evaluated." in card({}) and "| task |" not in card({}) and "Not evaluated." not in made

@@ -81,7 +81,7 @@ def test_a_path_that_exists_is_no_name(here):
     ("words", "then"),
     [
         (["serve", SMOL, "--port", "0"], f"tpullm serve models/{SMOL} --port 0"),
-        (["chat", "--model", SMOL], f"tpullm chat --model models/{SMOL}"),
+        (["chat", SMOL, "--prompt", "a"], f"tpullm chat models/{SMOL} --prompt a"),
         (["import", SMOL, "--run", "runs/a"], f"tpullm import models/{SMOL} --run runs/a"),
         (["compare", "runs/a", SMOL], f"tpullm compare runs/a models/{SMOL}"),
         (["doctor", f"{SMOL}:a.gguf"], f"tpullm doctor models/{SMOL}/a.gguf"),

@@ -67,9 +67,12 @@ def test_a_name_may_follow_config_as_a_path_may():
     ("word", "said"),
     [
         ("quickstrat", "quickstrat: no such recipe; the nearest name is quickstart (`tpullm recipes` lists all names)"),
-        ("configs/quikstart.yaml", "configs/quikstart.yaml: no such file; the nearest name is quickstart"),
-        ("quikstart.yaml", "quikstart.yaml: no such file; the nearest name is quickstart"),
-        ("my/quikstart", "my/quikstart: no such file; the nearest name is quickstart"),
+        (
+            "configs/quikstart.yaml",
+            "configs/quikstart.yaml: no such file or run directory; the nearest name is quickstart",
+        ),
+        ("quikstart.yaml", "quikstart.yaml: no such file or run directory; the nearest name is quickstart"),
+        ("my/quikstart", "my/quikstart: no such file or run directory; the nearest name is quickstart"),
         ("zzz", "zzz: no such recipe; `tpullm recipes` lists all names"),
         ("configs", "configs: is a folder; give a YAML file"),
     ],
@@ -81,9 +84,46 @@ def test_a_word_that_is_neither(word, said):
         assert str(error.value).startswith(said)
 
 
-def test_a_run_directory_is_none(tiny_run):
-    with pytest.raises(UserError, match=f"is a run directory; give it with --run {tiny_run}"):
-        parsing.of_command_line([str(tiny_run)])
+def test_a_run_directory_stands_for_its_recipe_and_itself(tmp_path, monkeypatch):
+    """Also one that was moved; a name that comes with tpullm is that recipe, whatever lies here."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("mine", "quickstart"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "recipe.yaml").write_text("name: a\nrun: runs/before\nseed: 7\n")
+    found = parsing.of_command_line(["mine", "--pretrain.steps", "9"])
+    assert (found.name, found.run, found.seed, found.pretrain.steps) == ("a", "mine", 7, 9)
+    assert parsing.of_command_line(["quickstart"]).name == "quickstart"
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="empty: is a folder; give a YAML file"):
+        parsing.of_command_line(["empty"])
+
+
+@pytest.mark.parametrize(
+    ("words", "run"),
+    [
+        ("--text my_texts", "runs/my_texts"),
+        ("--text ../a.b/夏目 漱石.v2.txt", "runs/夏目-漱石-v2"),
+        ("--text=gs://bucket/texts/", "runs/texts"),
+        ("--text . ", "runs/here"),
+        ("--text /", "runs/text"),
+        ("--text quickstart.txt", "runs/quickstart-text"),
+        ("--text my_texts --run runs/mine", "runs/mine"),
+        ("--text_bytes 9", "runs/quickstart"),
+    ],
+)
+def test_a_text_has_a_run_of_its_own_name(tmp_path, monkeypatch, words, run):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    words = words.replace("夏目 ", "夏目\\ ")
+    assert parsing.of_command_line(["quickstart", *shlex.split(words)]).run == run
+
+
+def test_a_run_keeps_its_directory_whatever_its_text_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "recipe.yaml").write_text("name: a\nrun: runs/before\ntext: first\n")
+    for words in (["mine", "--text", "other"], ["--run", "mine", "--text", "other"]):
+        assert parsing.of_command_line(words).run == "mine"
 
 
 def test_a_recipe_in_place_of_a_verb(capsys):

@@ -25,7 +25,7 @@ def test_the_figures_are_those_of_the_stage_as_it_is_now(tmp_path):
 def test_the_command_has_what_was_asked_otherwise_than_by_default():
     figures = {"settings": {"shots": 0, "seed": 0, "limit": 0, "form": "japanese"}, "file": "my questions.jsonl"}
     words = shlex.split(manifest.command("my questions", figures, "RUN/talk"))
-    assert words == ["tpullm", "evaluate", "RUN/talk", "--tasks", "my questions.jsonl"]
+    assert words == ["tpullm", "evaluate", "RUN/talk", "--tasks", "my questions.jsonl", "--no-chat"]
     settings = {"shots": 2, "seed": 3, "limit": 9, "form": "chat"}
     asked = manifest.command("boolq", {"settings": settings}, "m")
     assert asked == "tpullm evaluate m --tasks boolq --shots 2 --seed 3 --limit 9 --chat"

@@ -151,7 +151,7 @@ def test_a_file_under_another_name_is_the_same_base(tmp_path):
 def test_commands_can_be_pasted_whatever_the_folder_is_called(tmp_path):
     recipe, run = Recipe(name="my model", export=ExportConfig(gguf=("q8_0",))), tmp_path / "$HOME; it's"
     found = stages.chat_commands(recipe, run)
-    assert shlex.split(found["here"]) == ["tpullm", "chat", "--model", str(run)]
+    assert shlex.split(found["here"]) == ["tpullm", "chat", str(run)]
     assert shlex.split(found["LM Studio"])[2:] == [str(run / "export" / "my model-q8_0.gguf")]
     assert shlex.split(found["Ollama"])[:5] == ["ollama", "create", "my model", "-f", str(run / "export" / "Modelfile")]
 

@@ -12,8 +12,8 @@ MOST_TOKENS = 96  # more labels and cells cannot be told apart
 
 def add_arguments(parser) -> None:
     """The options of `tpullm attention`."""
-    parser.add_argument("text", type=str, nargs="?", default=EXAMPLE, help="the text to look at")
     add_model(parser)
+    parser.add_argument("text", type=str, nargs="?", default=EXAMPLE, help="the text to look at")
     parser.add_argument("--out", type=str, default="", help="the HTML file to write (default RUN/attention.html)")
 
 

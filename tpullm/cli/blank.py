@@ -5,8 +5,8 @@ from tpullm.cli.options import add_json, print_json
 
 def add_arguments(parser) -> None:
     """The options of `tpullm blank`."""
+    parser.add_argument("model", metavar="MODEL", help="a run (its pretrained model), a stage, or one checkpoint")
     parser.add_argument("text", type=str, help="a text with one 【?】, from the beginning of a document")
-    parser.add_argument("--model", required=True, help="a run (its pretrained model), a stage, or one checkpoint")
     parser.add_argument("--count", type=int, default=10, help="how many words; 0: all that were found")
     add_json(parser)
 

@@ -10,7 +10,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from tpullm.cli.options import add_asking, add_json, add_mesh, asking_of, print_json, words_of
+from tpullm.cli.options import add_asking, add_json, add_mesh, asking_of, in_the_form_of, print_json, words_of
 from tpullm.system import storage
 from tpullm.system.errors import UserError
 from tpullm.system.log import say
@@ -59,9 +59,10 @@ def main(arguments) -> None:
     hosts.on_first("compare begins", _check_comparison_folder, folder)
     results = comparison.compare_models(opened, tasks, texts, asking, folder, arguments.mesh)
     options = []  # of the command that repeats the comparison
-    for name in ("tasks", "text", "weights", "shots", "seed", "limit", "chat", "mesh", "out"):
+    for name in ("tasks", "text", "weights", "shots", "seed", "limit", "mesh", "out"):
         if value := getattr(arguments, name):
-            options += [f"--{name}"] + ([] if value is True else [str(value)])
+            options += [f"--{name}", str(value)]
+    options += ["--chat" if asking.chat else "--no-chat"] if arguments.tasks else []
     results = {"command": shlex.join(["tpullm", "compare", *arguments.models, *options])} | results
     hosts.on_first("compare", _write_comparison, folder, results, found[0])
     if hosts.is_first():
@@ -110,9 +111,8 @@ def _checked_comparison(arguments, words: list[str]) -> tuple[Any, Any, list, li
     hosts.agree("the texts of --text", {text.name: text.version for text in texts})
     evaluate_tasks.check_hosts_agree(tasks)
     found = [find_model(word) for word in words]
-    for word, own in zip(words, found, strict=True):
-        if asking.chat and not own.tokenizer.has_template:
-            raise UserError(f"--chat: {word} has no chat template; leave --chat out")
+    asking = in_the_form_of(asking, arguments.chat, dict(zip(words, found, strict=True)))
+    for own in found:
         evaluate_tasks.check_tasks(tasks, asking, own.config.context_length)
     texts = texts if texts or arguments.tasks else _shared_held_out(found, words, asking.limit)
     return asking, tasks, texts, found

@@ -8,14 +8,13 @@ import contextlib
 import tempfile
 from pathlib import Path
 
-from tpullm.cli.options import add_json, print_json
+from tpullm.cli.options import add_json, add_model, print_json
 from tpullm.system.log import one_line, progress, say
 
 
 def add_arguments(parser) -> None:
     """The options of `tpullm doctor`."""
-    about = "a folder with config.json, weights and a tokenizer; a GGUF file; a run directory, a stage, a checkpoint"
-    parser.add_argument("model", help=about)
+    add_model(parser)
     add_json(parser)
 
 

@@ -8,7 +8,16 @@ import dataclasses
 import time
 from pathlib import Path
 
-from tpullm.cli.options import add_asking, add_json, add_mesh, asking_of, print_json, words_of
+from tpullm.cli.options import (
+    add_asking,
+    add_json,
+    add_mesh,
+    add_model,
+    asking_of,
+    in_the_form_of,
+    print_json,
+    words_of,
+)
 from tpullm.engine.session import find_model, session_of
 from tpullm.evaluation import evaluate_tasks, programming_task, run_results, tables
 from tpullm.evaluation.tasks import tasks_named
@@ -46,8 +55,7 @@ def main(recipe: Recipe, run: Path) -> None:
 
 def add_show_arguments(parser) -> None:
     """`MODEL --tasks ...`: measure a model on tasks instead of making the stage."""
-    about = "with --tasks: a run directory, a stage, a checkpoint, a folder in the format of Hugging Face, a GGUF file"
-    parser.add_argument("model", metavar="MODEL", type=str, help=about)
+    add_model(parser, "with --tasks: ")
     about = "humaneval, names of the lm-evaluation-harness, its YAML files, files of questions; with commas"
     parser.add_argument("--tasks", required=True, type=str, help=about)
     add_asking(parser)
@@ -71,8 +79,7 @@ def show_main(arguments) -> None:
     if (asking.samples, asking.temperature) != (1, 0.0) and not chosen.problems:
         raise UserError("--samples, --temperature: no task is one of programming; leave them out")
     found = find_model(arguments.model)
-    if asking.chat and not found.tokenizer.has_template:
-        raise UserError(f"--chat: {arguments.model} has no chat template; leave --chat out")
+    asking = in_the_form_of(asking, arguments.chat, {arguments.model: found})
     evaluate_tasks.check_tasks(chosen, asking, found.config.context_length)
     session = session_of(found, mesh=arguments.mesh)
     results, folder = evaluate_tasks.evaluate_and_write(session, arguments.model, chosen, asking, arguments.out)

@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+from tpullm.cli.options import add_model
 from tpullm.formats.gguf import tensor_types
 from tpullm.recipe.schema import Recipe
 from tpullm.run import manifest
@@ -33,7 +34,7 @@ OF_FOLDER, OF_GGUF = ("int8", "int4"), tensor_types.WEIGHTS
 
 def add_arguments(parser) -> None:
     """The options of `tpullm export`."""
-    parser.add_argument("model", help="a run directory, a stage, a checkpoint, a folder of Hugging Face, a GGUF file")
+    add_model(parser)
     parser.add_argument("folder", help="the folder to write; it must be empty or not there")
     about = "dtype of the weights: as stored (float32 if the model was trained here), or bfloat16 for half the size"
     dtypes = ("stored", "float32", "bfloat16", "float16")

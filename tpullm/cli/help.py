@@ -84,11 +84,14 @@ def help_page(verb: str, everything: bool = False) -> Page:
     words = [f"[{option.name}]" if option.optional else option.name for option in own_words]
     usage = " ".join([f"tpullm {verb}", *words, *(["[options]"] if len(words) < len(options) else [])])
     if about.recipe:
-        usage = f"tpullm {verb} [RECIPE] [--run RUN] [options] [--KEY VALUE ...]"
+        usage = f"tpullm {verb} [RECIPE or RUN] [--run RUN] [options] [--KEY VALUE ...]"
         everywhere = [field.name for field in dataclasses.fields(Recipe)]
         sections = schema_keys.chosen(list(schema_keys.sections(Recipe)), everywhere if everything else about.keys)
         keys = f"Keys of the recipe{'' if everything else f' that {verb} reads'}, with their defaults:"
-        before = [Option("RECIPE", "a name of `tpullm recipes`, or a YAML file; default: the recipe of RUN")]
+        before = [
+            Option("RECIPE", "a name of `tpullm recipes`, or a YAML file"),
+            Option("RUN", "a run directory, with its recipe"),
+        ]
         if about.computes:
             before.append(OF_HOSTS)
         options = [*before, *options]
@@ -116,7 +119,7 @@ def _option(action: argparse.Action, shows: bool) -> Option:
     default = "" if has_none else f" (default {action.default})"
     if not action.option_strings:
         return Option(value, action.help + default, action.nargs == "?")
-    name = action.option_strings[-1] + ("" if action.nargs == 0 else f" {value}")
+    name = ", ".join(action.option_strings) + ("" if action.nargs == 0 else f" {value}")
     return Option(name, action.help + (default or " (required)" * (action.required and not shows)))
 
 
@@ -126,8 +129,9 @@ def brief_help(page: Page, width: int) -> str:
     forms = [[form(section, width) for form in (_listed, _in_a_row, _count_of_keys)] for section in page.sections]
     level = [0] * len(forms)
     later = list(reversed(range(1, len(forms))))
+    inner = [place for place in later[:-1] if "." in page.sections[place].name]
     # The keys that stand alone and the first section are the last to be shortened.
-    for shortest, places in ((1, later[:-1]), (2, later[:-1]), (1, later[-1:]), (1, [0])):
+    for shortest, places in ((1, later[:-1]), (2, inner), (1, later[-1:]), (2, later), (1, [0])):
         for place in places:
             if len(head) + sum(len(of[at]) for of, at in zip(forms, level, strict=True)) > MOST_LINES:
                 level[place] = shortest
@@ -179,8 +183,8 @@ def _in_a_row(section: Section, width: int) -> list[str]:
 
 
 def _count_of_keys(section: Section, width: int) -> list[str]:
-    """The number of keys, of a section within another one."""
-    if "." not in section.name or section.same_as:
+    """The number of keys of a section."""
+    if section.same_as:
         return _in_a_row(section, width)
     title = f"{section.name}: a list" if section.repeated else _section_title(section)
     return _wrapped_words(f"{title} ({len(section.keys)} keys)".split(), width, "")

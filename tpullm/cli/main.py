@@ -89,8 +89,8 @@ def _dispatch_verb(argv: list[str]) -> int:
         print("usage: tpullm VERB [options]      tpullm VERB --help explains a verb")
         for title, verbs in GROUPS.items():
             print(f"\n{title}:", *(f"  {verb:<10} {VERBS[verb].help}" for verb in verbs), sep="\n")
-        print("\nTo begin:\n  tpullm run quickstart\n  tpullm chat --model runs/quickstart")
-        print("  tpullm blank '今日はとても【?】天気ですね。' --model runs/quickstart")
+        print("\nTo begin:\n  tpullm run quickstart\n  tpullm chat runs/quickstart")
+        print("  tpullm blank runs/quickstart '今日はとても【?】天気ですね。'")
         return 0
     if argv[0] == "--version":
         from tpullm import __version__
@@ -136,6 +136,8 @@ def _run_on_hosts(verb: str, module: Any, words: list[str], shows: bool) -> int:
             setattr(options, name, hub.located(given, options.download, command))
     if on_hosts:
         hosts.join(place.find(flags, os.environ))
+    if takes_recipe and about.writes and recipe.text and hosts.is_first():
+        log.say(f"{verb}: with {recipe.text}, in {run}")
     if not takes_recipe:
         code = (module.show_main if shows else module.main)(options)
     else:

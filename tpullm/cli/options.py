@@ -1,5 +1,6 @@
 """Options that several verbs have, and their output as JSON."""
 
+import argparse
 import dataclasses
 import functools
 import json
@@ -8,10 +9,10 @@ from typing import Any
 from tpullm.system.errors import UserError
 
 
-def add_model(parser) -> None:
-    """`--model`, in any of its forms."""
+def add_model(parser, when: str = "") -> None:
+    """MODEL, the first word of a command line, in any of its forms; `when` says when it is needed."""
     about = "a run directory, one of its stages, one checkpoint, a folder in the format of Hugging Face, a GGUF file"
-    parser.add_argument("--model", required=True, help=about)
+    parser.add_argument("model", metavar="MODEL", help=f"{when}{about}")
 
 
 def add_adapters(parser) -> None:
@@ -39,7 +40,8 @@ def add_asking(parser) -> None:
     parser.add_argument("--shots", type=int, default=0, help="examples before each question; 0: as the task says")
     parser.add_argument("--seed", type=int, default=0, help="chooses the examples")
     parser.add_argument("--limit", type=int, default=0, help="at most this many questions or documents of each; 0: all")
-    parser.add_argument("--chat", action="store_true", help="ask in the chat template of the model")
+    about = "ask in the chat template of the model; default: if it is a run's and was tuned on conversations"
+    parser.add_argument("--chat", action=argparse.BooleanOptionalAction, help=about)
 
 
 def asking_of(arguments):
@@ -50,7 +52,23 @@ def asking_of(arguments):
         if getattr(arguments, option) < 0:
             raise UserError(f"--{option}: {getattr(arguments, option)} is below 0; use 0 or more")
     given = [field.name for field in dataclasses.fields(Asking) if hasattr(arguments, field.name)]
-    return Asking(**{name: getattr(arguments, name) for name in given})
+    return Asking(**{name: getattr(arguments, name) for name in given} | {"chat": bool(arguments.chat)})
+
+
+def in_the_form_of(asking, chat: bool | None, found: dict):
+    """The `Asking` in the form that `--chat` asks for, or by default the models: as conversations if all of them are of
+    runs and were tuned on conversations.
+
+    Args:
+        found: the models by their names (`session.find_model`).
+
+    Raises:
+        UserError: `--chat`, and a model has no chat template.
+    """
+    if chat and (bare := [word for word, own in found.items() if not own.tokenizer.has_template]):
+        raise UserError(f"--chat: {bare[0]} has no chat template; leave --chat out")
+    usual = all(own.model and own.talks for own in found.values())
+    return dataclasses.replace(asking, chat=usual if chat is None else chat)
 
 
 def words_of(option: str) -> list[str]:

@@ -4,24 +4,21 @@ MODEL and each adapter is a model of the name of its folder. Ctrl-C ends the ser
 """
 
 import contextlib
-import importlib.util
 import os
 from collections.abc import Callable
 
-from tpullm.cli.options import add_adapters, add_reproducible, add_weights, check_at_least_one
+from tpullm.cli.options import add_adapters, add_model, add_reproducible, add_weights, check_at_least_one
 from tpullm.system.cluster import hosts
 from tpullm.system.errors import Interrupted, UserError
 from tpullm.system.log import say
 
 KEY = "TPULLM_SERVE_KEY"
 LONGEST = 8192  # tokens: a context of 131,072 would take 48 GB of an 8 B model's keys and values before anybody asks
-PACKAGES = ("uvicorn", "h11", "starlette", "prometheus_client", "llguidance")
 
 
 def add_arguments(parser) -> None:
     """The options of `tpullm serve`."""
-    about = "a run directory, one of its stages, one checkpoint, a folder in the format of Hugging Face, a GGUF file"
-    parser.add_argument("model", help=about)
+    add_model(parser)
     add_adapters(parser)
     add_weights(parser)
     about = "the address to listen on; 0.0.0.0: all of this machine, which needs a key"
@@ -53,8 +50,6 @@ def main(arguments) -> None:
         raise UserError("--draft: a server that is --reproducible guesses nothing; leave one of them out")
     if not 0 <= arguments.port < 1 << 16:
         raise UserError(f"--port: {arguments.port} is not from 0 to 65535; use such a number")
-    if missing := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
-        raise UserError(f"serve: needs the package {missing[0]}: pip install 'tpullm[serve]'")
     options = {"longest": arguments.longest, "adapters": len(arguments.adapter), "weights": arguments.weights}
     hosts.agree("the options", options | {"draft": arguments.draft, "reproducible": arguments.reproducible})
     from tpullm.serving import listening

@@ -1,7 +1,7 @@
 """Step 2: train a tokenizer on the documents, and write them as tokens.
 
-It makes RUN/tokenizer and RUN/tokens. With --show TEXT it makes nothing: it prints how a finished tokenizer splits
-TEXT.
+It makes RUN/tokenizer and RUN/tokens. With --show TEXT it takes a MODEL instead of a recipe and makes nothing: it
+prints how the tokenizer of MODEL splits TEXT.
 """
 
 import time
@@ -23,9 +23,10 @@ from tpullm.tokenizer import load as load_tokenizer
 
 
 def add_show_arguments(parser) -> None:
-    """`--show TEXT --model MODEL [--json]`: print a split instead of making the stage."""
+    """`MODEL --show TEXT [--json]`: print a split instead of making the stage."""
+    about = "with --show: the model whose tokenizer is used, such as a run directory"
+    parser.add_argument("model", metavar="MODEL", help=about)
     parser.add_argument("--show", metavar="TEXT", required=True, help="print how TEXT is split, and the ids")
-    parser.add_argument("--model", default="runs/quickstart", help="the run whose tokenizer is used")
     add_json(parser)
 
 

@@ -83,6 +83,8 @@ class Keys:
 
     def unknown(self, dotted: str) -> str:
         """The line about a key that there is not."""
+        if dotted == "model" and not self.kind:
+            return f"--model: is no option; MODEL is the first word after the verb: {self.prog} MODEL ..."
         dashes, general = "" if self.kind else "--", schema_keys.general(dotted, self.sections)
         is_name = general.endswith(f".{NAME}")  # a key where the name of a stage should be
         nearest = self._nearest(dotted if is_name else general)

@@ -16,7 +16,7 @@ import itertools
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, NoReturn
 
 import yaml
@@ -63,26 +63,41 @@ def recipe_of(parser: Parser, argv: Sequence[str]) -> tuple[Recipe, argparse.Nam
     """The checked recipe, and the other options of the command line.
 
     The recipe is the first word, a name or a path (`shipped.find`), or that of `--config`; without one it is
-    `RUN/recipe.yaml`.
+    `RUN/recipe.yaml`. RUN is that of `--run`, or the first word. A recipe with `--text` and without `--run` works in a
+    directory of the text's name, so no text takes the place of another, or of the recipe's own run.
 
     Raises:
         UserError: no recipe, or a value that no run could have.
     """
-    argv = ["--config", *argv] if argv and not argv[0].startswith("-") else list(argv)
+    argv = list(argv)
+    if argv and not argv[0].startswith("-"):
+        argv[:1] = ["--run" if shipped.is_run(argv[0]) else "--config", argv[0]]
     files, changes, _ = _sorted_words(argv, parser.keys(Recipe))
     if not files:
         run = dict(changes).get("run", Recipe().run)
         kept = storage.path(run) / "recipe.yaml"
         if not kept.exists() and run == Recipe().run:
             raise UserError(
-                "which recipe? Name one after the verb, such as quickstart (`tpullm recipes` lists them), or give "
-                "--run with a run directory"
+                "which recipe? Name one after the verb, such as quickstart (`tpullm recipes` lists them), or a "
+                "run directory"
             )
         if not kept.exists():
-            fix = "name one (`tpullm recipes` lists them), or give the --run of a run"
+            fix = "name one (`tpullm recipes` lists them), or the directory of a run"
             raise UserError(f"{kept}: no such recipe; {fix}")
         argv = ["--config", str(kept), *argv]
-    return settings_of(parser, argv, Recipe)
+    recipe, options = settings_of(parser, argv, Recipe)
+    if files and dict(changes).get("text") and "run" not in dict(changes):
+        recipe = dataclasses.replace(recipe, run=_run_of_text(recipe))
+    return recipe, options
+
+
+def _run_of_text(recipe: Recipe) -> str:
+    """The run directory of a text: beside that of the recipe, with the name of the file or folder. The name of a recipe
+    is for the run of that recipe."""
+    named = recipe.text if storage.is_remote(recipe.text) else Path(recipe.text).resolve()
+    name = re.sub(r"[^\w-]+", "-", PurePath(named).stem).strip("-")[:60] or "text"
+    beside, slash, _ = recipe.run.rstrip("/").rpartition("/")
+    return f"{beside}{slash}{name}{'-text' * (name in shipped.recipes())}"
 
 
 def settings_of(parser: Parser, argv: Sequence[str], kind: type) -> tuple[Any, argparse.Namespace]:

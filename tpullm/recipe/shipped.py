@@ -44,16 +44,21 @@ def find(word: str, launch: bool = False) -> str:
         return str(named[word])
     if path.is_file():
         return word
-    if (path / "recipe.yaml").is_file():
-        raise UserError(f"{word}: is a run directory; give it with --run {word}")
     if path.is_dir():
-        raise UserError(f"{word}: is a folder; give a YAML file, or a name of `tpullm recipes`")
+        raise UserError(f"{word}: is a folder; give a YAML file, a name of `tpullm recipes`, or a run directory")
     nearest = difflib.get_close_matches(path.stem, named, 1, 0.5)
     known = f"the names are {', '.join(named)}" if launch else "`tpullm recipes` lists all names"
-    missing = "file" if not is_name else "launch settings" if launch else "recipe"
+    missing = "file or run directory" if not is_name else "launch settings" if launch else "recipe"
     raise UserError(
         f"{word}: no such {missing}; " + (f"the nearest name is {nearest[0]} ({known})" if nearest else known)
     )
+
+
+def is_run(word: str) -> bool:
+    """Whether the user means a run directory by `word`, and not a recipe by its name or its file."""
+    if word in recipes() or Path(word).suffix in (".yaml", ".yml"):
+        return False
+    return (storage.path(word) / "recipe.yaml").is_file()
 
 
 def head(path: Path) -> dict[str, str]:

@@ -110,4 +110,4 @@ def command(task: str, figures: dict[str, Any], model: str) -> str:
     for option, usual in (("shots", 0), ("seed", 0), ("limit", 0), ("samples", 1), ("temperature", 0)):
         value = settings.get(option)
         words += [f"--{option}", str(value)] if value and value != usual else []
-    return shlex.join([*words, *["--chat"] * (settings.get("form") == "chat")])
+    return shlex.join([*words, "--chat" if settings.get("form") == "chat" else "--no-chat"])

@@ -262,7 +262,7 @@ def chat_commands(recipe: Recipe, run: Path) -> dict[str, str]:
     file, name = run / "export" / f"{recipe.name}-{recipe.export.gguf[0]}.gguf", shlex.quote(recipe.name)
     file, modelfile = shlex.quote(str(file)), shlex.quote(str(file.with_name("Modelfile")))
     return {
-        "here": f"tpullm chat --model {shlex.quote(str(run))}",
+        "here": f"tpullm chat {shlex.quote(str(run))}",
         "Ollama": f"ollama create {name} -f {modelfile} && ollama run {name}",
         "LM Studio": f"lms import {file}",
         "llama.cpp": f"llama-cli -m {file}",

@@ -265,7 +265,7 @@ def test_a_hostile_file_ends_a_verb_in_one_line_and_nothing_is_written(good, ver
         rewritten(good, file, {"llama.block_count": 1 << 31})
     else:
         file.write_bytes(HOSTILE[kind][0])
-    options = [str(file), "--run", str(run)] if verb == "import" else ["--model", str(file), "--prompt", "a"]
+    options = [str(file), "--run", str(run)] if verb == "import" else [str(file), "--prompt", "a"]
     assert main([verb, *options]) == 2
     printed = capsys.readouterr().err.strip().splitlines()
     assert len(printed) == 1 and str(file) in printed[0] and not run.exists()
@@ -276,7 +276,7 @@ def test_an_import_makes_a_base_of_a_file(good, tmp_path, capsys):
     """And what is generated from it is what is generated from the file."""
     assert main(["import", str(good), "--run", str(tmp_path / "run")]) == 0
     said = [
-        main(["generate", "--model", str(of), "--tokens", "8", "--temperature", "0", "--prompt", "a"])
+        main(["generate", str(of), "--tokens", "8", "--temperature", "0", "--prompt", "a"])
         for of in (good, tmp_path / "run")
     ]
     first, second = capsys.readouterr().out.splitlines()
@@ -302,7 +302,7 @@ def test_a_file_is_exported_as_a_folder_and_as_a_file_of_another_type(good, tmp_
 def test_a_file_without_a_template_is_named_where_a_conversation_is_asked_for(good, name, tmp_path, capsys):
     file = tmp_path / name
     file.write_bytes(good.read_bytes())
-    assert main(["chat", "--model", str(file), "--prompt", "a"]) == 2
+    assert main(["chat", str(file), "--prompt", "a"]) == 2
     assert f"{file}: " in capsys.readouterr().err
 
 
