@@ -14,7 +14,7 @@ from tpullm.corpus.question import Question, form_by_hash, number_by_hash
 
 UNKNOWN = "unknown"  # the kind of a question that no text of tenki answers
 LEAST_TIMES, LEAST_OF_A_KIND = 3, 400  # turns in which a question stands, and turns with questions of its kind
-MOST_QUESTIONS, MOST_CHARACTERS = 9, 160  # of a conversation: it fits the 256 tokens of the quickstart's context
+MOST_QUESTIONS, MOST_CHARACTERS = 5, 150  # of a conversation: it fits the 256 tokens of the quickstart's context
 _SMALL_TALK = yaml.safe_load(resources.files(__package__).joinpath("small_talk.yaml").read_text(encoding="utf-8"))
 _OF_A_TOPIC = 2  # questions
 _ENDS = ("。", "。", "。", "？", "")  # how people end a question
@@ -57,7 +57,7 @@ def conversations(questions: Sequence[Question], seed: int, turns: int = 0) -> I
         if number_by_hash(f"asks {drawn}") < _ASKS_MORE and (other := next(others, None)):
             talk.append(_asked(other, drawn))
         talk.append(_asked(question, drawn))
-        most = turns or 1 + int(number_by_hash(f"turns {drawn}") ** 2 * MOST_QUESTIONS)
+        most = turns or 1 + int(number_by_hash(f"turns {drawn}") * MOST_QUESTIONS)
         is_long = sum(len(turn.question + turn.answers[0]) for turn in talk) > MOST_CHARACTERS
         if len(talk) >= most or is_long and not turns:
             yield talk[: turns or None]
