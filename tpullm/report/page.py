@@ -44,7 +44,8 @@ def page(data: RunData, live: bool = False) -> str:
     data = dataclasses.replace(data, results={}) if going_on else data
     read = series_by_tokens(data.pretrain, "loss")
     dates = [str(made["finished"]) for made in data.manifests.values() if made.get("finished")]
-    sections = {name: found for name, make in SECTIONS.items() if (found := make(data)) is not None}
+    names = sorted(SECTIONS, key=lambda name: not going_on or name != going_on["section"])  # what changes comes first
+    sections = {name: found for name in names if (found := SECTIONS[name](data)) is not None}
     return render(
         "report.html",
         data.language,
@@ -72,6 +73,7 @@ def progress(data: RunData) -> Section:
     pace = [seconds for row in rows if (seconds := finite_number(row, "step_seconds")) is not None]
     return {
         "stages": [(stage, "made" if stage in made else "now" if stage == missing[0] else "") for stage in data.stages],
+        "section": "pretrain" if missing[0] == "pretrain" else "finetune" if missing[0] in data.steps else "",
         "seconds": made,
         "step": None if step is None or not steps else (step, steps),
         "left": pace[-1] * (steps - step) if pace and steps else None,

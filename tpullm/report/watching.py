@@ -171,7 +171,7 @@ def beside(run: Path) -> Iterator[None]:
         try:
             with listen() as listener:
                 # The socket is its stdin: whoever asks now waits until it is there. Ctrl-C is for the run.
-                command = [sys.executable, "-m", "tpullm.report.watching", str(run)]
+                command = [sys.executable, "-m", "tpullm.report.watching", str(run), str(os.getpid())]
                 nowhere = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True}
                 process = subprocess.Popen(command, stdin=listener.fileno(), **nowhere)
                 how = f"on this machine only; {SWITCH}=off switches it off"
@@ -186,14 +186,15 @@ def beside(run: Path) -> Iterator[None]:
 
 
 def main() -> None:
-    """The process of `beside`: the run is the argument, the socket is stdin. It ends when its parent has ended."""
+    """The process of `beside`, with the socket as stdin: of the run's path, and of the parent with which it ends."""
     os.nice(19)
-    parent, ended = os.getppid(), threading.Event()
+    run, parent = sys.argv[1:]
+    ended = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: ended.set())
-    pages = Pages(sys.argv[1:])
+    pages = Pages([run])
     server = Server(socket.socket(fileno=0), pages)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    while not ended.wait(1.0) and os.getppid() == parent:
+    while not ended.wait(1.0) and os.getppid() == int(parent):
         pass
     end = time.monotonic() + LAST_LOOK_SECONDS
     while time.monotonic() < end and pages.asked > end - 2 * LAST_LOOK_SECONDS:

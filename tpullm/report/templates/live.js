@@ -19,9 +19,8 @@
     const main = document.querySelector("main"), ids = [...page.querySelectorAll("main > section")].map(({ id }) => id);
     sections.forEach((each) => ids.includes(each.id) || each.remove());
     page.querySelectorAll("main > section").forEach((next, n) => {
-      const mine = document.getElementById(next.id);
-      if (mine) replace(mine, next);
-      else main.insertBefore(next, main.children[n] || null);
+      const mine = document.getElementById(next.id), here = mine ? replace(mine, next) : next;
+      if (main.children[n] !== here) main.insertBefore(here, main.children[n] || null);
     });
     charts.redraw();
     const now = anchor.id && document.getElementById(anchor.id);
