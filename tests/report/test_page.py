@@ -222,6 +222,7 @@ PLANNED = {"restart_seconds": 5.0, "save_seconds": 1.0, "between_saves_seconds":
         ({"tuned": {"r": REWARDED}}, "before after form 0.300 0.600 q before (nothing) after 42"),
         ({"results": RESULTS | {"swaps": {"accuracy": 0.98}}}, "The verb fits in 98.0% of all pairs of objects"),
         ({"results": PACKED}, "The model needs 25.0% more than the compressor"),
+        ({"results": PACKED | {"bits_per_byte": {"yours": 8.288}}}, "The model needs 418% more than the compressor"),
         ({"pretrain": TIMED, "plan": {"step_seconds": 0.55}}, "predicted 550 ms measured 500 ms"),
         ({"pretrain": TIMED, "plan": {"step_seconds": 0.55}}, "The prediction was 10% too long."),
         ({"results": RESULTS | {"rules": RULES}}, "one sentence 3.0% 100% all of these 0% 98.0%"),
