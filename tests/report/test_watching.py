@@ -84,7 +84,7 @@ def test_losses_of_other_runs_are_drawn_over_those_of_the_first(run, tmp_path):
     train(other, ROW | {"tokens": 300}, {"step": 10, "tokens": 300, "eval_loss": {"tenki": 1.5, "web": 2.0}})
     made = shown(run, other)
     names = re.findall(r'<path [^>]*data-name="([^"]*)"', made)
-    assert names[:3] == ["learner: training", f"{other}: training", f"{other}: tenki, held out"]
+    assert names[:3] == [f"{run}: training", f"{other}: training", f"{other}: tenki, held out"]
     assert "web, held out" not in made
 
 

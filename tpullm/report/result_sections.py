@@ -85,9 +85,9 @@ def losses(data: RunData) -> dict[str, Any]:
     truth = data.entropy if truth is None else truth
     training = Line(text("training"), series_by_tokens(rows, "loss"), 5, "faint")
     lines, close, limits = [training, *held_out_lines(text, rows)], [], None
-    if data.others:  # one colour a run, and of held-out text only the first source
+    if data.compared:  # one colour a run, and of held-out text only the first source
         lines = []
-        for colour, (name, of_run) in enumerate({data.name: rows, **data.others}.items()):
+        for colour, (name, of_run) in enumerate(data.compared.items()):
             if loss := series_by_tokens(of_run, "loss"):
                 lines.append(Line(text("{run}: training", run=name), loss, colour, "faint"))
             for held_out in held_out_lines(text, of_run)[:1]:

@@ -48,7 +48,7 @@ class RunData:
         stages: that the recipe makes, in order.
         steps: the last step of each training.
         entropy: of tenki, in nats a token: the floor of its loss. That of the held-out documents is in `results`.
-        others: the lines of `metrics.jsonl` of other runs, by their names, whose loss is drawn over that of this one.
+        compared: the same as `pretrain` of several runs, this one the first, whose losses are drawn over each other.
     """
 
     name: str
@@ -68,7 +68,7 @@ class RunData:
     stages: list[str] = field(default_factory=list)
     steps: dict[str, int] = field(default_factory=dict)
     entropy: float | None = None
-    others: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    compared: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
 
 def nested_value(value: Any, *keys: str) -> Any:
@@ -96,8 +96,10 @@ def series_by_tokens(rows: Sequence[dict[str, Any]], *keys: str) -> list[tuple[f
     return [(x, y) for x, y in points if x is not None and y is not None]
 
 
-def read(recipe: Recipe, run: Path, language: Language = ENGLISH, others: Mapping[str, Path] | None = None) -> RunData:
-    """Read a run directory, for a page in `language`, and of `others`, by their names, the losses.
+def read(
+    recipe: Recipe, run: Path, language: Language = ENGLISH, compared: Mapping[str, Path] | None = None
+) -> RunData:
+    """Read a run directory, for a page in `language`; of the runs that are `compared` with it, the losses.
 
     Raises:
         UserError: the run directory has no recipe, or one of its files is broken.
@@ -140,7 +142,7 @@ def read(recipe: Recipe, run: Path, language: Language = ENGLISH, others: Mappin
         stages=stages_of(recipe),
         steps={"pretrain": recipe.pretrain.steps} | {name: of.train.steps for name, of in recipe.finetune.items()},
         entropy=_entropy(recipe, manifests),
-        others={name: _metrics_lines(path / "pretrain" / "metrics.jsonl") for name, path in (others or {}).items()},
+        compared={name: _metrics_lines(of / "pretrain" / "metrics.jsonl") for name, of in (compared or {}).items()},
     )
 
 

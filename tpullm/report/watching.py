@@ -67,12 +67,13 @@ class Pages:
             return self._page
 
     def _made(self) -> str:
-        (_, run), *others = self._runs.items()
+        run = next(iter(self._runs.values()))
         if not (run / RECIPE).is_file():
             return self._message("")
         recipe = parsing.load(run / RECIPE)
         text = language.named(recipe.language or language.preferred(os.environ))
-        return page(run_data.read(recipe, run, text, dict(others)), live=True)
+        compared = self._runs if len(self._runs) > 1 else {}
+        return page(run_data.read(recipe, run, text, compared), live=True)
 
     def _message(self, error: str) -> str:
         text = language.named(language.preferred(os.environ))
