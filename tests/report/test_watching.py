@@ -77,6 +77,16 @@ def test_a_run_is_shown_from_an_empty_folder_to_its_end(run):
     assert "data-live" not in made and "left in this stage" not in made and "50.0%" in made
 
 
+def test_a_run_on_a_bucket_is_shown_too(bucket, run):
+    begin(bucket / "run")
+    train(run, ROW)
+    storage.write_json(bucket / "run" / "documents" / "manifest.json", {"seconds": 2.0})
+    text = (run / "pretrain" / "metrics.jsonl").read_text(encoding="utf-8")
+    storage.write_text(bucket / "run" / "pretrain" / "metrics.jsonl", text)
+    made = shown(bucket / "run")
+    assert '<li class="now">Train the tokenizer</li>' in made and 'id="pretrain"' in made
+
+
 def test_losses_of_other_runs_are_drawn_over_those_of_the_first(run, tmp_path):
     begin(run)
     train(run, ROW, ROW | {"step": 20, "tokens": 200})
