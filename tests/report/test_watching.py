@@ -9,6 +9,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -238,7 +239,7 @@ def test_it_ends_when_its_parent_is_gone(run):
     code = "import os, sys; from tpullm.report import watching\n"
     code += "with watching.beside(sys.argv[1]): print(flush=True); input()"
     environment = {name: value for name, value in os.environ.items() if name != watching.SWITCH}
-    command = ["python", "-c", code, str(run)]
+    command = [sys.executable, "-c", code, str(run)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     parent = subprocess.Popen(command, env=environment, **pipes)
     parent.stdout.readline()

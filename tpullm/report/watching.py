@@ -6,6 +6,7 @@ It reads the files of the run and nothing else, so it also shows a run of anothe
 
 import base64
 import contextlib
+import functools
 import hashlib
 import os
 import signal
@@ -56,7 +57,7 @@ class Pages:
                 is_first, began, worked = self._page is None, time.monotonic(), time.thread_time()
                 try:
                     html = self._made()
-                except (OSError, ValueError, KeyError, UserError) as error:
+                except Exception as error:  # whatever is wrong with the files of a run that is being made
                     html = None if self._page else self._message(str(error))
                 if html is not None:
                     self._page = html.encode(), hashlib.sha256(html.encode()).hexdigest()[:32]
@@ -119,6 +120,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Nothing is told of a request."""
 
 
+@functools.cache
 def _headers() -> dict[str, str]:
     """Only our style sheet and our script work on the page, and it asks only this server."""
     scripts = " ".join(f"'{_hash(page_script(live))}'" for live in (False, True))
