@@ -17,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.bucket import Emulator, emulator
+from tpullm.report.watching import SWITCH
 from tpullm.system import storage
 from tpullm.system.process import environment
 from tpullm.system.process.confinement import interpreter_rules
@@ -80,6 +81,7 @@ def pytest_configure(config):
     except OSError:  # no Landlock: what else holds programs is tested, and `test_code_tests.py` skips this
         os.environ[NOT_ISOLATED] = "1"
     os.environ.update(environment.settings())
+    os.environ[SWITCH] = "off"  # no run of a test starts a server
     for name, value in {"XLA_FLAGS": QUICK_TO_COMPILE, **environment.platforms()}.items():
         os.environ.setdefault(name, value)
 

@@ -24,7 +24,7 @@ def test_the_import_contracts_are_kept():
 
 
 WITHOUT_JAX = """
-cli.main cli.collect cli.tokenize cli.report cli.launch launch.supervisor cli.python_api serving.application
+cli.main cli.collect cli.tokenize cli.report cli.watch cli.launch launch.supervisor cli.python_api serving.application
 """
 IMPORTED = """
 import importlib, sys

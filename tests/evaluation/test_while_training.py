@@ -2,6 +2,7 @@
 
 import dataclasses
 import gc
+import math
 import os
 import re
 import signal
@@ -15,7 +16,8 @@ from tests.eight_devices import printed
 from tests.evaluation import problems
 from tests.run.test_resume import assert_same_bits
 from tpullm.cli.main import main
-from tpullm.evaluation import evaluate_tasks, tasks, while_training
+from tpullm.corpus import tenki
+from tpullm.evaluation import evaluate_tasks, tasks, tenki_truth, while_training
 from tpullm.evaluation.measured_model import MeasuredModel
 from tpullm.evaluation.tasks import Asking
 from tpullm.formats.models import steps
@@ -138,9 +140,44 @@ def test_what_it_costs_is_what_is_asked(measures, measured):
     assert measures.cost() == f"pretrain: 4 times {said}"
 
 
+def test_early_measurements_are_at_halvings_of_the_first_interval(measures):
+    early = dataclasses.replace(measures.config.measure, every=40, early=3)
+    one = dataclasses.replace(measures, config=dataclasses.replace(measures.config, measure=early))
+    assert [step for step in range(101) if one.due(step)] == [0, 5, 10, 20, 40, 80, 100]
+    branch = dataclasses.replace(one, first=60)
+    assert [step for step in range(60, 101) if branch.due(step)] == [60, 65, 70, 80, 100]
+
+
+def test_the_words_of_a_blank_are_all_of_the_language_beside_the_true_ones(measures, wide, monkeypatch):
+    """Of a model by which every text is twice as likely as the same text with one more character."""
+    scored = []
+
+    def score(session, texts):
+        scored.extend(texts)
+        return [-math.log(2) * len(text) for text in texts]
+
+    monkeypatch.setattr(tenki_truth, "text_log_probabilities", score)
+    settings = MeasureConfig(blanks=["今日はとても【?】天気ですね。"])
+    asks = dataclasses.replace(
+        measures, tasks=tasks.Tasks(), config=dataclasses.replace(measures.config, measure=settings)
+    )
+    with jax.set_mesh(wide.mesh):
+        (row,) = asks.measure(40, wide.params)["blanks"]
+    assert scored == [f"今日はとても{word}天気ですね。" for word in tenki.words()]
+    total = sum(2.0 ** -len(word) for word in tenki.words())
+    truth = tenki.blank(row["text"])
+    assert [word["word"] for word in row["words"]][: len(truth)] == list(truth)
+    model = {word["word"]: word["model"] for word in row["words"]}
+    assert model["いい"] == pytest.approx(2.0**-2 / total) and model["暖かい"] == pytest.approx(2.0**-3 / total)
+    read = sum(len(wide.tokenizer.encode(text)) for text in scored)
+    assert f"1 blank on the way: at most {4 * read:,} tokens" in asks.cost()
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"blanks": ["今日は雨です。"]}, "talk.measure.blanks: 0 times 【?】"),
+        ({"blanks": ["【?】 is no sentence of it"]}, "talk.measure.blanks: no word of tenki fits"),
         ({"tasks": ["nowhere.jsonl"]}, "nowhere.jsonl: no such file of questions; correct the name"),
         ({"shots": 3}, "talk.measure.shots: 3, and little has 3 questions"),
         ({"prompts": ["日" * 600]}, "talk.measure.prompts: '日"),

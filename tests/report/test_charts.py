@@ -56,6 +56,18 @@ def test_a_chart_can_be_drawn_of_any_finite_values(values):
     assert all(0 <= x <= 1000 and 0 <= y <= 1000 for x, y in coordinates(chart))
 
 
+@few
+@given(st.lists(st.floats(0, 1e6), min_size=2, max_size=40))
+def test_the_values_can_be_read_from_the_path_and_the_ranges_as_the_script_does(values):
+    points = [(100.0 * n, value) for n, value in enumerate(values)]
+    chart = line_chart(ENGLISH, "loss", [Line("a <b>", points)], "steps")
+    (left, right), (low, high) = (map(float, re.search(f'data-{axis}="(.+?) (.+?)"', chart).groups()) for axis in "xy")
+    read = [(left + x / 1000 * (right - left), high - y / 1000 * (high - low)) for x, y in coordinates(chart)]
+    for (x, y), (x_read, y_read) in zip(points, read, strict=True):
+        assert abs(x - x_read) <= 1e-5 * (right - left) and abs(y - y_read) <= 1e-5 * (high - low)
+    assert 'data-name="a &lt;b&gt;"' in chart
+
+
 def test_the_legend_has_the_colours_of_the_lines_and_their_last_values():
     lines = [Line("a", [(0, 1.0), (1, 2.0)], 1), Line("b", [(0, 3.0), (1, 4.5)], 5, "faint"), Line("c", [(0, 0.5)], 0)]
     chart = line_chart(ENGLISH, "loss", lines, "steps", write="{:.2f}".format)

@@ -1,5 +1,7 @@
 """Scores in words that a newcomer understands, and texts as they grew."""
 
+import re
+
 import pytest
 
 from tests.report.test_page import FIGURES, RESULTS, SCORE, TRAINING, Outline, full
@@ -59,7 +61,25 @@ def test_a_metric_that_is_no_share_has_no_words():
 def test_texts_grow_from_the_first_step_to_the_last_and_six_at_most_are_shown():
     rows = [*TRAINING, *(row(step, 0.1, f"文{step}。") for step in range(0, 101, 5))]
     text = shown(pretrain=rows)
-    assert "今日は step 0 文0。 step 20 文20。 step 40 文40。 step 60 文60。 step 80 文80。 step 100 文100。" in text
+    assert "今日は step 0 文0。 step 5 文5。 step 10 文10。 step 25 文25。 step 50 文50。 step 100 文100。" in text
     assert "its parameters are random" in text
     assert "its parameters are random" not in shown(pretrain=rows, manifests={"base": {"folder": "a-model"}})
     assert "How its writing grew" not in shown()
+
+
+def test_the_bars_of_a_blank_keep_their_places_while_they_approach_the_truth():
+    """Four steps at most, most of them early; the words in the order of the truth, on one scale."""
+
+    def blank(step, likely):
+        words = [{"word": "いい", "model": likely, "truth": 0.6}, {"word": "悪い", "model": 0.1, "truth": 0.4}]
+        return {"text": "とても【?】天気", "total_variation": 0.9 - likely, "words": words}
+
+    rows = [{"step": s, "tokens": 10 * s, "blanks": [blank(s, s / 100)]} for s in range(0, 81, 5)]
+    made = page(full(pretrain=[*TRAINING, *rows]))
+    text = Outline(made).text
+    assert "How the blank approaches the truth" in text and "How the blank approaches" not in shown()
+    grid = made.split('<div class="steps">')[1].split("<figure>")[0]
+    assert [int(step) for step in re.findall(r">step (\d+)<", grid)] == [0, 5, 20, 80]
+    assert re.findall(r'lang="ja">(..)<', grid) == ["いい", "悪い"] * 4
+    assert re.findall(r'class="bar model" style="width:([\d.]+)%', grid)[::2] == ["0.00", "6.25", "25.00", "100.00"]
+    assert "Total variation from the truth" in text and "other words 0.90 0.00" in text

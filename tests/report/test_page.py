@@ -222,6 +222,7 @@ PLANNED = {"restart_seconds": 5.0, "save_seconds": 1.0, "between_saves_seconds":
         ({"tuned": {"r": REWARDED}}, "before after form 0.300 0.600 q before (nothing) after 42"),
         ({"results": RESULTS | {"swaps": {"accuracy": 0.98}}}, "The verb fits in 98.0% of all pairs of objects"),
         ({"results": PACKED}, "The model needs 25.0% more than the compressor"),
+        ({"results": PACKED | {"bits_per_byte": {"yours": 8.288}}}, "The model needs 418% more than the compressor"),
         ({"pretrain": TIMED, "plan": {"step_seconds": 0.55}}, "predicted 550 ms measured 500 ms"),
         ({"pretrain": TIMED, "plan": {"step_seconds": 0.55}}, "The prediction was 10% too long."),
         ({"results": RESULTS | {"rules": RULES}}, "one sentence 3.0% 100% all of these 0% 98.0%"),
@@ -311,7 +312,7 @@ def test_texts_of_others_cannot_add_markup():
         measured={"talk": {attack: figures}},
     )
     made = page(data)
-    assert "<script" not in made and "<img" not in made
+    assert made.count("<script") == 1 and "alert(1)</script>" not in made and "<img" not in made
     assert Outline(made).loaded == []
 
 
@@ -322,7 +323,7 @@ def test_what_training_saw_is_faint_and_the_truth_is_a_level_dashed_line():
     dashed = re.findall(r'<path d="M([\d.]+),([\d.]+) ([\d.]+),([\d.]+)" class="c0 dashed"', made)
     assert len(dashed) == 2, "all of the curve, and its end close to the truth"
     assert 'class="c0 solid"' in made.split("The same, close to the truth")[1].split("</svg>")[0], "the accent colour"
-    assert all(left == "0.0" and right == "1000.0" and first == last for left, first, right, last in dashed)
+    assert all(left == "0.00" and right == "1000.00" and first == last for left, first, right, last in dashed)
 
 
 @pytest.mark.parametrize("changes", [{}, {"gated": False, "tied_embeddings": False}, {"kv_heads": 2, "experts": 6}])
@@ -362,7 +363,7 @@ def test_gradients_are_drawn_by_layer_if_the_log_has_their_norms():
 def test_the_attention_picture_is_drawn_where_there_is_one():
     attention = {"text": "今日は", "tokens": ["今日", "</script>"], "weights": [[[[1.0, 0.0], [0.25, 0.75]]]]}
     made = page(full(results=RESULTS | {"attention": attention}))
-    assert "What it looks at" in Outline(made).text and made.count("</script>") == 1
+    assert "What it looks at" in Outline(made).text and made.count("</script>") == 2, "its data, the page's"
     assert "What it looks at" not in page(full())
 
 

@@ -1,13 +1,17 @@
 """Make all stages of a recipe, in order, from `collect` to `report` and `export`.
 
-A finished stage is skipped if nothing changed. An interrupted one resumes.
+A finished stage is skipped if nothing changed. An interrupted one resumes. A page shows the run while it learns, at the
+address that the first line names; TPULLM_WATCH=off switches it off.
 """
 
+import contextlib
 import importlib
 import time
 from pathlib import Path
+from types import ModuleType
 
 from tpullm.recipe.schema import Recipe
+from tpullm.report import watching
 from tpullm.run import manifest, stages
 from tpullm.system.cluster import hosts
 from tpullm.system.log import say
@@ -29,6 +33,15 @@ def main(recipe: Recipe, run: Path) -> None:
     exports = importlib.import_module("tpullm.cli.export") if recipe.export.gguf else None
     if exports:
         exports.check_recipe(recipe)
+    with watching.beside(run) if hosts.is_first() else contextlib.nullcontext():
+        _make_stages(recipe, run, exports)
+    seconds = time.monotonic() - start
+    say(f"run: all stages of '{recipe.name}' are finished after {seconds:.1f} s; open {run / 'report.html'}")
+    if exports:
+        hosts.on_first("how to use it", exports.tell_how_to_chat, recipe, run)
+
+
+def _make_stages(recipe: Recipe, run: Path, exports: ModuleType | None) -> None:
     if recipe.base:
         hosts.on_first("import", importlib.import_module("tpullm.cli.import_").make_base, recipe, run)
     verbs = ["collect", "tokenize"] if recipe.foundation == "pretrain" or recipe.corpus.sources else []
@@ -44,10 +57,6 @@ def main(recipe: Recipe, run: Path) -> None:
             make(recipe, run)
         else:
             hosts.on_first(verb, make, recipe, run)
-    seconds = time.monotonic() - start
-    say(f"run: all stages of '{recipe.name}' are finished after {seconds:.1f} s; open {run / 'report.html'}")
-    if exports:
-        hosts.on_first("how to use it", exports.tell_how_to_chat, recipe, run)
 
 
 def _is_verb_finished(verb: str, recipe: Recipe, run: Path) -> bool:

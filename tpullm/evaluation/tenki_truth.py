@@ -1,6 +1,7 @@
 """How close a model is to the truth of `tenki`: its loss beside the entropy, blanks, swapped objects."""
 
 import contextlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from tpullm.corpus import tenki
 from tpullm.corpus.tenki.blanks import total_variation
 from tpullm.data.token_store import TokenStore
 from tpullm.engine.session import Session
-from tpullm.evaluation.blank import fill_blank
+from tpullm.evaluation.blank import BLANK, fill_blank
 from tpullm.evaluation.scoring import log_probabilities, text_log_probabilities
 from tpullm.system.errors import UserError
 
@@ -47,15 +48,36 @@ def compare_blanks(session: Session) -> dict:
     """The words that the model expects in each blank of `tenki.BLANKS`, beside the true probabilities."""
     rows = []
     for text in tenki.BLANKS:
-        truth, model = tenki.blank(text), {}
+        model: dict[str, float] = {}
         with contextlib.suppress(UserError):  # a model that has learned little finds no word
             model = dict(fill_blank(session, text))
-        words = sorted(model.keys() | truth.keys(), key=lambda of: -truth.get(of, 0.0) - 1e-3 * model.get(of, 0.0))
-        shown = [{"word": of, "model": model.get(of, 0.0), "truth": truth.get(of, 0.0)} for of in words[:12]]
-        distance = total_variation(model, truth) if model else 1.0
-        rows.append({"text": text, "total_variation": distance, "words": shown})
+        rows.append(_beside_truth(text, model))
     distances = [row["total_variation"] for row in rows]
     return {"total_variation": distances[0], "mean_total_variation": float(np.mean(distances)), "table": rows}
+
+
+def choose_in_blank(session: Session, text: str) -> dict:
+    """The probability of each word of tenki in a blank, among all of them, beside the true ones.
+
+    Cheaper than `fill_blank`, since nothing is proposed, and a model that knows nothing has an answer.
+    """
+    scores = np.array(text_log_probabilities(session, filled_texts(text)))
+    shares = np.exp(scores - np.logaddexp.reduce(scores))
+    return _beside_truth(text, dict(zip(tenki.words(), shares.tolist(), strict=True)))
+
+
+def filled_texts(text: str) -> list[str]:
+    """The text with each word of tenki in its blank."""
+    left, right = BLANK.split(text)
+    return [left + word + right for word in tenki.words()]
+
+
+def _beside_truth(text: str, model: Mapping[str, float]) -> dict:
+    """The twelve likeliest words by the truth, then by the model, with both probabilities."""
+    truth = tenki.blank(text)
+    words = sorted(model.keys() | truth.keys(), key=lambda of: -truth.get(of, 0.0) - 1e-3 * model.get(of, 0.0))
+    shown = [{"word": of, "model": model.get(of, 0.0), "truth": truth.get(of, 0.0)} for of in words[:12]]
+    return {"text": text, "total_variation": total_variation(model, truth) if model else 1.0, "words": shown}
 
 
 def compare_swaps(session: Session) -> dict:

@@ -12,9 +12,10 @@ from typing import Any
 
 from jax.sharding import Mesh
 
+from tpullm.corpus import tenki
 from tpullm.engine.generation import answer_questions, sample_texts
 from tpullm.engine.session import Session
-from tpullm.evaluation import evaluate_tasks, programming_task, question_task
+from tpullm.evaluation import evaluate_tasks, programming_task, question_task, tenki_truth
 from tpullm.evaluation.likelihoods import Continuation, Likelihood
 from tpullm.evaluation.measured_model import MeasuredModel, Writing
 from tpullm.evaluation.prompt_forms import prompt_ids
@@ -55,9 +56,10 @@ class WhileTraining:
     seed: int
 
     def due(self, step: int) -> bool:
-        """Whether it measures after `step`: before the first step, every so many steps, and at the end."""
+        """Whether it measures after `step`: before the first step, early, every so many steps, and at the end."""
         every = self.config.measure.every or self.config.evaluate_every
-        return step in (self.first, self.config.steps) or bool(every and step % every == 0)
+        early = {self.first + (every >> n) for n in range(1, self.config.measure.early + 1)}
+        return step in (self.first, self.config.steps, *early) or bool(every and step % every == 0)
 
     def measure(self, step: int, params: Tree, between: Callable[[], None] = lambda: None) -> dict[str, Any]:
         """A row of the log. With several hosts, all of them call it.
@@ -68,7 +70,7 @@ class WhileTraining:
 
         Returns:
             `measured`: a number for each figure, by `TASK/MEASURE`. `tasks`: all that is known of each, as in the
-            results of `evaluate --tasks`. `samples`: texts after the prompts.
+            results of `evaluate --tasks`. `samples`: texts after the prompts. `blanks`: the words of each blank.
         """
         session = replace(self.session, params=moved_to_mesh(params, self.session.mesh))
         tasks: dict[str, Any] = {}
@@ -83,6 +85,7 @@ class WhileTraining:
         elif prompts:
             texts = answer_questions(session, prompts, tokens=length)
         samples = [{"prompt": prompt, "text": text} for prompt, text in zip(prompts, texts, strict=True)]
+        blanks = [tenki_truth.choose_in_blank(session, text) for text in settings.blanks]
         between()
         numbers, lines = {}, []
         for task, own in tasks.items():
@@ -99,9 +102,10 @@ class WhileTraining:
                     numbers[f"{task}/{name}"] = value
             lines.append(f"{task}: {', '.join(said)}")
         lines += [f"{one_line(each['prompt'], 40)} → {one_line(each['text'], SHOWN)}" for each in samples]
+        lines += [f"{each['text']}  total variation from the truth {each['total_variation']:.3f}" for each in blanks]
         for line in lines:
             say(f"step {step:>6,}  {line}")
-        row = {"measured": numbers, "tasks": tasks, "samples": samples}
+        row = {"measured": numbers, "tasks": tasks, "samples": samples, "blanks": blanks}
         return {name: found for name, found in row.items() if found or name == "measured"}
 
     def cost(self) -> str:
@@ -118,11 +122,13 @@ class WhileTraining:
             questions += len(asked)
             counter.read_tokens += sum(len(self.session.tokenizer.encode(problem.prompt)) for problem in asked)
             counter.written_tokens += len(asked) * programming_task.TOKENS
+        filled = [text for blank in settings.blanks for text in tenki_truth.filled_texts(blank)]
+        counter.read_tokens += sum(len(self.session.tokenizer.encode(text)) for text in filled)
         written = counter.written_tokens + len(settings.prompts) * settings.sample_tokens
         times = sum(map(self.due, range(self.first, config.steps + 1)))
         trained = (config.steps - self.first) * config.batch_size * config.sequence_length
         share = times * (counter.read_tokens / 3 + written) / max(trained, 1)
-        counts = {"question": questions, "text": len(settings.prompts)}
+        counts = {"question": questions, "text": len(settings.prompts), "blank": len(settings.blanks)}
         whats = [f"{count:,} {what}{'s' * (count > 1)}" for what, count in counts.items() if count]
         line = f"{self.name}: {times} times {', '.join([*whats, *tasks.names])} on the way: at most "
         line += f"{times * (counter.read_tokens + written):,} tokens, {share:.1%} of the training"
@@ -149,7 +155,7 @@ def while_training(
         UserError: a task is not known or can't be asked, or a prompt is too long.
     """
     settings, section, context = config.measure, f"{where or name}.measure", architecture.config.context_length
-    if not settings.tasks and not settings.prompts:
+    if not (settings.tasks or settings.prompts or settings.blanks):
         return None
     asking = Asking(settings.shots, 0, settings.limit, settings.chat)
     if settings.chat and not tokenizer.has_template:
@@ -162,6 +168,13 @@ def while_training(
         if not ids or len(ids) >= context:
             what = f"has {len(ids):,} tokens, and the context {context:,}" if ids else "is empty"
             raise UserError(f"{section}.prompts: {one_line(repr(prompt), 40)} {what}; give another text")
+    for blank in settings.blanks:
+        try:
+            tenki.blank(blank)
+        except UserError as error:
+            raise UserError(f"{section}.blanks: {str(error).removeprefix('blank: ')}") from None
+        if (longest := max(len(tokenizer.encode(text)) for text in tenki_truth.filled_texts(blank))) >= context:
+            raise UserError(f"{section}.blanks: {blank!r} has {longest:,} tokens, and the context {context:,}")
     evaluate_tasks.check_hosts_agree(tasks, name)
     used = Architecture(replace(architecture.config, matmuls="compute"), architecture.adapter)
     session = Session(tokenizer, used, None, mesh_of_single_tokens(mesh), dtype)

@@ -1,4 +1,7 @@
-"""Charts: lines are SVG and words are HTML, so that a chart can have any width while its words keep their size."""
+"""Charts: lines are SVG and words are HTML, so that a chart can have any width while its words keep their size.
+
+`templates/charts.js` shows the values under the pointer and zooms, from the paths and the ranges that stand here.
+"""
 
 import math
 import unicodedata
@@ -73,8 +76,8 @@ def line_chart(
     for line in lines:
         look = f"c{line.colour % COLOURS} {line.style}"
         points = line.points if len(line.points) > 1 else [*line.points] * 2  # of length 0: its round cap makes a dot
-        data = "M" + " ".join(f"{across(x) * _SIZE:.1f},{down(y) * _SIZE:.1f}" for x, y in points)
-        paths.append(tag("path", d=data, class_=look, vector_effect="non-scaling-stroke"))
+        data = "M" + " ".join(f"{across(x) * _SIZE:.2f},{down(y) * _SIZE:.2f}" for x, y in points)
+        paths.append(tag("path", d=data, class_=look, vector_effect="non-scaling-stroke", data_name=line.name))
         last = tag("span", (write or text.short)(points[-1][1]), class_="value") if values else None
         swatch = tag("i", class_=f"swatch {look}")
         entries.append(tag("span", swatch, phrase(line.name), " " if values else None, last))
@@ -82,7 +85,8 @@ def line_chart(
     # Room beside the plot for the longest label, in letters. A Japanese character counts as two.
     room = max(sum(1 + (unicodedata.east_asian_width(c) in "WF") for c in label) for label in y_labels.values())
     kind = "plot large" if large else "plot"
-    plot = tag("div", *y_ticks, *x_ticks, svg, class_=kind, style=f"--label:{room}")
+    ranges = {"data_x": f"{left!r} {right!r}", "data_y": f"{low!r} {high!r}"}  # for `templates/charts.js`
+    plot = tag("div", *y_ticks, *x_ticks, svg, class_=kind, style=f"--label:{room}", **ranges)
     legend = tag("div", *entries, class_="legend") if len(entries) > 1 else None
     head = tag("div", tag("b", title), legend, class_="chart-head")
     return tag("div", head, plot, tag("div", x_name, class_="x-name"), class_="chart")

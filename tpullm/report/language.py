@@ -8,11 +8,12 @@ and the code, and compares `ja.yaml` with them.
 """
 
 import datetime
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 
-from tpullm.system.words import compact, moment, short
+from tpullm.system.words import LETTERS, Sizes, compact, moment, short
 
 NAMES = ("en", "ja")
 _MYRIADS = ((1e12, "兆"), (1e8, "億"), (1e4, "万"))  # Japanese counts in powers of 10,000
@@ -47,7 +48,12 @@ class Language:
 
     def short(self, value: float) -> str:
         """A number on an axis: `2500000` as `2.5M` or `250万`."""
-        return short(value, _MYRIADS) if self._japanese else short(value)
+        return short(value, self.sizes)
+
+    @property
+    def sizes(self) -> Sizes:
+        """The names of large numbers on an axis, the largest first."""
+        return _MYRIADS if self._japanese else LETTERS
 
     def duration(self, seconds: float) -> str:
         """`372` as `6 min 12 s` or `6分12秒`."""
@@ -83,6 +89,7 @@ class Language:
 ENGLISH = Language()
 
 
+@functools.cache
 def named(name: str) -> Language:
     """The language `en` or `ja`. Line breaks within a template of `ja.yaml` are removed."""
     import yaml

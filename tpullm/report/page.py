@@ -4,6 +4,7 @@ A section that the run has nothing for is left out. The functions of `SECTIONS` 
 same name has the sentences. Some sections are in `result_sections.py`.
 """
 
+import dataclasses
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -12,7 +13,17 @@ from typing import Any
 from tpullm.corpus.document import REASONS
 from tpullm.report.html import mixed, phrase
 from tpullm.report.rendering import render
-from tpullm.report.result_sections import export, finetune, gap_to_truth, growing_texts, losses, measured, truth, yours
+from tpullm.report.result_sections import (
+    export,
+    finetune,
+    gap_to_truth,
+    growing_blanks,
+    growing_texts,
+    losses,
+    measured,
+    truth,
+    yours,
+)
 from tpullm.report.run_data import RunData, finite_number, finite_numbers, nested_value, series_by_tokens
 from tpullm.run import hours
 from tpullm.system.words import count, percent
@@ -22,23 +33,51 @@ MOST_ROWS = 20  # of sources, languages and licences; the data card has them all
 _UNREAD = "unknown extension"  # the reason in corpus/sources.py for a file that it can't read; the extension follows
 
 
-def page(data: RunData) -> str:
-    """The report as one HTML document; the same data give the same text."""
+def page(data: RunData, live: bool = False) -> str:
+    """The report as one HTML document; the same data give the same text.
+
+    Args:
+        live: while stages of the run are missing, the page says what is being made, and asks its server again and
+            again for what is new. Results of an evaluation are then those of a model that was replaced, and left out.
+    """
+    going_on = progress(data) if live else None
+    data = dataclasses.replace(data, results={}) if going_on else data
     read = series_by_tokens(data.pretrain, "loss")
     dates = [str(made["finished"]) for made in data.manifests.values() if made.get("finished")]
-    sections = {name: found for name, make in SECTIONS.items() if (found := make(data)) is not None}
+    names = sorted(SECTIONS, key=lambda name: not going_on or name != going_on["section"])  # what changes comes first
+    sections = {name: found for name in names if (found := SECTIONS[name](data)) is not None}
     return render(
         "report.html",
         data.language,
         data=data,
+        progress=going_on,
+        held_out=series_by_tokens(data.pretrain, "eval_loss", "tenki"),
         number=finite_number,
         sections=sections,
         gap=gap_to_truth(data),
-        tokens_read=read[-1][0] if read else None,
+        read=read[-1] if read else None,
         parameters=finite_number(data.results, "model", "parameters"),
         bits=finite_numbers(data.results.get("bits_per_byte")),
         finished=max(dates, default=""),
     )
+
+
+def progress(data: RunData) -> Section:
+    """The stages with the seconds of those that are made, and how far a training is; None if all are made."""
+    missing = [stage for stage in data.stages if not data.manifests.get(stage)]
+    if not missing:
+        return None
+    made = {stage: finite_number(data.manifests, stage, "seconds") for stage in data.stages if stage not in missing}
+    rows = data.pretrain if missing[0] == "pretrain" else data.tuned.get(missing[0], [])
+    step, steps = max((finite_number(row, "step") or 0 for row in rows), default=None), data.steps.get(missing[0])
+    pace = [seconds for row in rows if (seconds := finite_number(row, "step_seconds")) is not None]
+    return {
+        "stages": [(stage, "made" if stage in made else "now" if stage == missing[0] else "") for stage in data.stages],
+        "section": "pretrain" if missing[0] == "pretrain" else "finetune" if missing[0] in data.steps else "",
+        "seconds": made,
+        "step": None if step is None or not steps else (step, steps),
+        "left": pace[-1] * (steps - step) if pace and steps else None,
+    }
 
 
 def collect(data: RunData) -> Section:
@@ -108,7 +147,7 @@ def transformer(data: RunData) -> Section:
 
         from tpullm.report.pictures import attention_html
 
-        picture = attention_html(tokens, np.asarray(weights), data.language)
+        picture = attention_html(tokens, np.asarray(weights), data.language, alone=False)
     pieces = [piece for piece, _ in data.splits[0][:4]] if data.splits else ["今日", "は", "いい", "天気"]
     return {
         "tokens": _word_chips(pieces[:-1]),
@@ -160,6 +199,7 @@ def pretrain(data: RunData) -> Section:
         "gradients": _gradients_by_layer(data.pretrain),
         "experts": (busiest, least, [(x, 1.0) for x, _ in busiest]) if busiest and least else None,
         "grown": grown,
+        "blanks": growing_blanks(data.pretrain),
         "from_noise": not manifests.get("base")
         and not branch
         and any(written[0][0] == 0 for written in grown.values()),

@@ -29,7 +29,7 @@ _RULE = re.compile(r"(?:^|(?<=\} ))(\.[\w-]+)[^{}\n]*\{[^{}]*\}", re.MULTILINE)
 _SHOWN = {" ": "␣", "\n": "⏎", "\t": "⇥"}
 
 
-def attention_html(tokens: list[str], weights_LNTT: np.ndarray, text: Language = ENGLISH) -> Markup:
+def attention_html(tokens: list[str], weights_LNTT: np.ndarray, text: Language = ENGLISH, alone: bool = True) -> Markup:
     """A `<figure>` that shows how much each token attends to each earlier one: a grid, and arcs over the text.
 
     The reader chooses a layer and a head, or the average. A token under the pointer shows its shares in words.
@@ -38,6 +38,7 @@ def attention_html(tokens: list[str], weights_LNTT: np.ndarray, text: Language =
         tokens: the text of each token, T of them.
         weights_LNTT: `[l, n, t, s]` is how much token t attends to token s; each row sums to 1.
         text: the language of the picture.
+        alone: with its style sheet and its script. The report has both once, at its begin and its end.
     """
     shown = ["".join(_SHOWN.get(character, character) for character in token) for token in tokens]
     L, N, T, _ = weights_LNTT.shape
@@ -65,6 +66,7 @@ def attention_html(tokens: list[str], weights_LNTT: np.ndarray, text: Language =
         text,
         identity="attention-" + hashlib.sha256(data.encode()).hexdigest()[:10],
         data=Markup(data),
+        alone=alone,
         tokens=shown,
         shares=average.tolist(),
         layers=L,

@@ -20,9 +20,20 @@ _NAMES = {
     "version": __version__,
     "clip": lambda text, most: text[:most] + "…" if len(text) > most else text,
     **{name: getattr(html, name) for name in ("phrase", "mixed")},
-    **{name: getattr(words, name) for name in ("count", "percent", "probability", "three_decimals")},
+    **{name: getattr(words, name) for name in ("count", "percent", "probability", "relative", "three_decimals")},
     **{name: getattr(charts, name) for name in ("Line", "line_chart", "heat_map", "likeliest")},
 }
+
+
+def page_style() -> Markup:
+    """The style sheet of a page."""
+    return Markup("".join(map(source, ("colours.css", "style.css", "attention.css"))))
+
+
+def page_script(live: bool = False) -> Markup:
+    """The script of a page with charts; `live`: of one that grows."""
+    attention = f'document.querySelectorAll(".attention").forEach({source("attention.js").rstrip()});\n'
+    return Markup(source("charts.js") + attention + source("live.js") * live)
 
 
 @functools.cache
@@ -36,7 +47,7 @@ def environment(package: str = "tpullm.report") -> Environment:
         lstrip_blocks=True,
         extensions=["jinja2.ext.do"],
     )
-    made.globals |= _NAMES
+    made.globals |= _NAMES | {"page_style": page_style, "page_script": page_script}
     return made
 
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from tpullm.report.charts import Line, padded_range
+from tpullm.report.charts import WORDS, Line, padded_range
 from tpullm.report.language import Language
 from tpullm.report.run_data import RunData, finite_number, finite_numbers, nested_value, series_by_tokens
 from tpullm.run import manifest
@@ -16,21 +16,58 @@ from tpullm.system.words import count, percent, probability, three_decimals
 Section = dict[str, Any] | None
 Rows = Sequence[dict[str, Any]]  # the lines of a `metrics.jsonl`
 _CLOSE = 0.35  # nats a token above the truth: the part of the curve that the second chart shows
-_STEPS = 6  # whose texts are shown, the first and the last among them
+_STEPS, _STEPS_OF_BLANKS = 6, 4  # whose texts and bars are shown, the first and the last among them
 _RIGHT_ANSWERS, _WRONG_ANSWERS, _REWARDED_ANSWERS = 8, 4, 4  # that are shown
 _SUM = "sum"  # the weighted sum, among the rewards
 
 
+def _early_and_late(rows: Rows, what: str, most: int, factor: int) -> Rows:
+    """At most so many of the rows with a list `what`: the first, the last, and those at the last step divided by
+    `factor`, again and again, since most is learned early."""
+    rows = [row for row in rows if isinstance(row.get(what), list) and finite_number(row, "step") is not None]
+    if len(rows) <= most:
+        return rows
+    wanted = [rows[0]["step"], *(rows[-1]["step"] / factor**n for n in range(most - 1))]
+    nearest = {min(range(len(rows)), key=lambda place: abs(rows[place]["step"] - step)) for step in wanted}
+    return [rows[place] for place in sorted(nearest)]
+
+
 def growing_texts(rows: Rows) -> dict[str, list[tuple[float, str]]]:
-    """By prompt: the steps that measured it, and what the model wrote. Empty if it did so at one step at most."""
-    found = [row for row in rows if isinstance(row.get("samples"), list) and finite_number(row, "step") is not None]
-    found = [found[round(n * (len(found) - 1) / (_STEPS - 1))] for n in range(_STEPS)] if len(found) > _STEPS else found
+    """By prompt: the steps that measured it, and what the model wrote."""
     prompts: dict[str, list[tuple[float, str]]] = {}
-    for row in found if len(found) > 1 else []:
+    for row in _early_and_late(rows, "samples", _STEPS, 2):
         for sample in row["samples"]:
             written = prompts.setdefault(str(sample.get("prompt", "")), [])
             written.append((row["step"], str(sample.get("text", ""))))
     return prompts
+
+
+def growing_blanks(rows: Rows) -> list[dict[str, Any]]:
+    """Of each blank that was measured on the way: bars of some steps, on one scale, and the distance from the truth.
+
+    The words are the likeliest by the truth, in its order, so that a bar keeps its place.
+    """
+    measured: dict[str, list[tuple[float, list, float | None]]] = {}
+    chosen = {row["step"] for row in _early_and_late(rows, "blanks", _STEPS_OF_BLANKS, 4)}
+    distances: dict[str, list[tuple[float, float]]] = {}
+    for row in rows:
+        for blank in row.get("blanks") or []:
+            name = str(blank.get("text", ""))
+            words = [(of.get("word"), finite_number(of, "model"), finite_number(of, "truth")) for of in blank["words"]]
+            if row["step"] in chosen:
+                steps = measured.setdefault(name, [])
+                steps.append((row["step"], words[:WORDS], finite_number(blank, "total_variation")))
+            x, y = finite_number(row, "tokens"), finite_number(blank, "total_variation")
+            distances.setdefault(name, []).extend([(x, y)] * (x is not None and y is not None))
+    found = []
+    for name, steps in measured.items():
+        longest = max((value for _, words, _ in steps for _, *values in words for value in values), default=0) or 1.0
+        bars = [
+            (step, words, tuple(max(0.0, 1 - sum(word[column] for word in words)) for column in (1, 2)), distance)
+            for step, words, distance in steps
+        ]
+        found.append({"text": name, "steps": bars, "longest": longest, "distances": distances[name]})
+    return found
 
 
 def held_out_lines(text: Language, rows: Rows, what: str = "eval_loss") -> list[Line]:
@@ -45,8 +82,17 @@ def losses(data: RunData) -> dict[str, Any]:
     Beside the first losses, the gap to the truth is too small to see.
     """
     text, rows, truth = data.language, data.pretrain, finite_number(data.results, "tenki", "entropy_nats_per_token")
+    truth = data.entropy if truth is None else truth
     training = Line(text("training"), series_by_tokens(rows, "loss"), 5, "faint")
     lines, close, limits = [training, *held_out_lines(text, rows)], [], None
+    if data.compared:  # one colour a run, and of held-out text only the first source
+        lines = []
+        for colour, (name, of_run) in enumerate(data.compared.items()):
+            if loss := series_by_tokens(of_run, "loss"):
+                lines.append(Line(text("{run}: training", run=name), loss, colour, "faint"))
+            for held_out in held_out_lines(text, of_run)[:1]:
+                name_of_line = text("{run}: {line}", run=name, line=held_out.name)
+                lines.append(Line(name_of_line, held_out.points, colour))
     if truth is not None:
         name, ends = text("the truth: entropy of tenki"), (training.points[0], training.points[-1])
         lines.append(Line(name, [(x, truth) for x, _ in ends], 0, "dashed"))

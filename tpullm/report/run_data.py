@@ -3,11 +3,12 @@
 import dataclasses
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tpullm.corpus import tenki
 from tpullm.recipe.schema import ModelConfig, Recipe
 from tpullm.report.language import ENGLISH, Language
 from tpullm.run import hours, manifest
@@ -44,6 +45,10 @@ class RunData:
         measured: what `evaluate --tasks` found of each stage: the figures by task.
         commands: by program, the command that begins a conversation with the tuned model.
         hours: the lines of `pretrain/hours.jsonl`, where the time went.
+        stages: that the recipe makes, in order.
+        steps: the last step of each training.
+        entropy: of tenki, in nats a token: the floor of its loss. That of the held-out documents is in `results`.
+        compared: the same as `pretrain` of several runs, this one the first, whose losses are drawn over each other.
     """
 
     name: str
@@ -60,6 +65,10 @@ class RunData:
     measured: dict[str, dict[str, Any]] = field(default_factory=dict)
     commands: dict[str, str] = field(default_factory=dict)
     hours: list[dict[str, Any]] = field(default_factory=list)
+    stages: list[str] = field(default_factory=list)
+    steps: dict[str, int] = field(default_factory=dict)
+    entropy: float | None = None
+    compared: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
 
 def nested_value(value: Any, *keys: str) -> Any:
@@ -87,8 +96,10 @@ def series_by_tokens(rows: Sequence[dict[str, Any]], *keys: str) -> list[tuple[f
     return [(x, y) for x, y in points if x is not None and y is not None]
 
 
-def read(recipe: Recipe, run: Path, language: Language = ENGLISH) -> RunData:
-    """Read a run directory, for a page in `language`.
+def read(
+    recipe: Recipe, run: Path, language: Language = ENGLISH, compared: Mapping[str, Path] | None = None
+) -> RunData:
+    """Read a run directory, for a page in `language`; of the runs that are `compared` with it, the losses.
 
     Raises:
         UserError: the run directory has no recipe, or one of its files is broken.
@@ -128,7 +139,26 @@ def read(recipe: Recipe, run: Path, language: Language = ENGLISH) -> RunData:
         measured={stage: manifest.tasks(run, stage) for stage in recipe.trained},
         commands=chat_commands(recipe, run) if recipe.export.gguf and manifests[recipe.trained[-1]] else {},
         hours=hours.read(run / "pretrain" / hours.FILE),
+        stages=stages_of(recipe),
+        steps={"pretrain": recipe.pretrain.steps} | {name: of.train.steps for name, of in recipe.finetune.items()},
+        entropy=_entropy(recipe, manifests),
+        compared={name: _metrics_lines(of / "pretrain" / "metrics.jsonl") for name, of in (compared or {}).items()},
     )
+
+
+def stages_of(recipe: Recipe) -> list[str]:
+    """The stages that a recipe makes, in order."""
+    text = ["documents", "tokenizer", "tokens"] if recipe.foundation == "pretrain" or recipe.corpus.sources else []
+    return [*["base"] * bool(recipe.base), *text, *recipe.trained[recipe.foundation == "base" :], "evaluate"]
+
+
+def _entropy(recipe: Recipe, manifests: Mapping[str, Any]) -> float | None:
+    """The entropy of tenki in nats a token, as soon as its tokens are counted: all but the first of each document."""
+    if not any(source.name == source.kind == "tenki" for source in recipe.corpus.sources):
+        return None
+    splits = (nested_value(manifests, "tokens", "sources", "tenki") or {}).values()
+    documents, tokens = (sum(finite_number(of, what) or 0 for of in splits) for what in ("documents", "tokens"))
+    return tenki.entropy() * documents / (tokens - documents) if tokens > documents else None
 
 
 def _json_of_run(path: Path) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 Sizes = Sequence[tuple[float, str]]  # names of large numbers, the largest first
 _WORDS: Sizes = ((1e12, " trillion"), (1e9, " billion"), (1e6, " million"))
-_LETTERS: Sizes = ((1e9, "B"), (1e6, "M"), (1e3, "k"))
+LETTERS: Sizes = ((1e9, "B"), (1e6, "M"), (1e3, "k"))
 _BYTES: Sizes = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (0, "kB"))
 
 
@@ -29,7 +29,7 @@ def compact(value: float, sizes: Sizes = _WORDS) -> str:
     return count(value)
 
 
-def short(value: float, sizes: Sizes = _LETTERS) -> str:
+def short(value: float, sizes: Sizes = LETTERS) -> str:
     """A number on an axis: `2500000` as `2.5M`, `0.003` as `0.003`."""
     for size, name in sizes:
         if abs(value) >= size:
@@ -50,6 +50,11 @@ def three_decimals(value: float) -> str:
 def percent(share: float) -> str:
     """`0.983` as `98.3%`. A share below 1 is never written as `100%`, and one above 0 never as `0%`."""
     return f"{share:.0%}" if share in (0, 1) else f"{min(max(share, 0.001), 0.999):.1%}"
+
+
+def relative(change: float) -> str:
+    """How much more or less than something: `0.2` as `20.0%`, and `4.18`, which no share can be, as `418%`."""
+    return percent(change) if change < 1 else f"{change:,.0%}"
 
 
 def probability(value: float) -> str:

@@ -6,10 +6,10 @@ Each thing takes one verb (リンゴを食べる, 本を読む). The probability
 loss that a model can reach: the entropy. All logarithms are natural, and all entropies are in nats.
 """
 
-from tpullm.corpus.tenki.blanks import BLANKS, Swap, blank, swaps
+from tpullm.corpus.tenki.blanks import BLANKS, Swap, blank, swaps, words
 from tpullm.corpus.tenki.conversation_set import conversations
 from tpullm.corpus.tenki.distribution import VERSION, documents, entropy, log_probability
 from tpullm.corpus.tenki.question_set import split_casual, split_questions
 
 __all__ = ["BLANKS", "Swap", "VERSION", "blank", "documents", "entropy", "log_probability"]
-__all__ += ["conversations", "split_casual", "split_questions", "swaps"]
+__all__ += ["conversations", "split_casual", "split_questions", "swaps", "words"]

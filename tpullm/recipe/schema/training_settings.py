@@ -174,6 +174,7 @@ class MeasureConfig:
 
     Args:
         every: steps between measurements. 0 is those of `evaluate_every`.
+        early: how many more come before the first of these. At half of its steps, at a quarter, and so on.
         tasks: tasks, as after `tpullm evaluate MODEL --tasks`. They are files of questions or of problems of
             programming, `humaneval`, or names of the lm-evaluation-harness.
         shots: examples before each question.
@@ -181,15 +182,19 @@ class MeasureConfig:
         chat: ask in the chat template of the model; it also answers the `prompts`.
         prompts: texts that the model continues.
         sample_tokens: length of such a continuation, in tokens.
+        blanks: sentences of tenki with 【?】 for a word. Every word of the language gets its probability there, beside
+            the true one.
     """
 
     every: NonNegativeInt = 0
+    early: NonNegativeInt = 0
     tasks: list[str] = field(default_factory=list)
     shots: NonNegativeInt = 0
     limit: NonNegativeInt = 200
     chat: bool = False
     prompts: list[str] = field(default_factory=list)
     sample_tokens: PositiveInt = 40
+    blanks: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,5 @@
-(figure, data) => {
+(figure) => {
+  const data = JSON.parse(figure.querySelector("script").textContent);
   const all = (query) => [...figure.querySelectorAll(query)], one = (query) => figure.querySelector(query);
   const T = data.tokens.length, arcs = one(".arcs"), base = +arcs.dataset.base;
   const words = all(".word"), x = words.map((word) => +word.getAttribute("x"));
