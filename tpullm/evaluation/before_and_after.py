@@ -49,7 +49,7 @@ def measure_before_and_after(recipe: Recipe, base: Session, tuned: Session) -> d
     with built_in_judge(name) as right:
         found = ask_before_and_after(base, tuned, asked[: recipe.evaluate.questions or None], learned, right)
     if name == "tenki":
-        found["conversation"] = measure_conversations(tuned, asked, recipe.seed)
+        found["conversation"] = measure_conversations(tuned, [*learned, *asked], recipe.seed)
     for model in (found["base"], found["tuned"]):
         model["interval"] = wilson(model["accuracy"] * model["questions"], model["questions"])
     if rules := domains.RULES.get(name):
