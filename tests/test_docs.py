@@ -32,6 +32,8 @@ from tpullm.corpus.tenki.question_set import split_questions
 from tpullm.evaluation import harness_tasks, problem_files
 from tpullm.launch.job import LaunchConfig
 from tpullm.recipe import parsing
+from tpullm.recipe.parsing import parse
+from tpullm.report.watching import Pages
 from tpullm.run import directory as lock
 from tpullm.system import log, storage
 from tpullm.system.cluster import place
@@ -88,10 +90,17 @@ class Reader:
             self._bucket()
         printed = io.StringIO()
         with contextlib.chdir(self._folder), contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
-            code = _serves(words[1:]) if words[0] == "serve" else main.main(words)
+            endless = {"serve": _serves, "watch": _watches}
+            code = endless[words[0]](words[1:]) if words[0] in endless else main.main(words)
         log.speak_as("")
         assert code == 0, printed.getvalue()
         return printed.getvalue()
+
+
+def _watches(words: list[str]) -> int:
+    """0 if there is a page of the run."""
+    page, _ = Pages(parse(main.parser_of("watch"), words).runs).newest()
+    return 0 if b'id="recipe"' in page else 1
 
 
 def _serves(words: list[str]) -> int:
