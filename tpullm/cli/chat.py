@@ -108,13 +108,14 @@ def reply(session, messages, tokens: int, sampling: Sampling, seed: int, show: b
 def _prompt_of_conversation(session, messages, tokens: int) -> list[int]:
     """The ids of the conversation. If it leaves no room for an answer, the oldest turns are dropped, with a message."""
     from tpullm.engine.session import check_context
+    from tpullm.tokenizer.chat_template import without_old_turns
 
-    # Leave room for an answer of `tokens`, but at most half of the context.
-    most = session.context_length - min(tokens, session.context_length // 2)
-    for turns in range(len(messages) // 2 + 1):
-        ids = session.tokenizer.chat_template(messages[2 * turns :], add_generation_prompt=True)[0]
-        if len(ids) <= most:
-            break
+    def prompt_ids(kept) -> list[int]:
+        return session.tokenizer.chat_template(kept, add_generation_prompt=True)[0]
+
+    context = session.context_length
+    messages, turns = without_old_turns(messages, lambda kept: len(prompt_ids(kept)), context, tokens)
+    ids = prompt_ids(messages)
     if turns:
         say(f"the conversation is longer than the model's context: its oldest turns ({turns}) are left out")
     check_context(session, ids, "prompt")
