@@ -121,7 +121,8 @@ async function writeBeside(said, signal) {
       drawSoon(said);
     }
   } catch (error) {
-    if (error.name !== "AbortError" && messages.includes(said)) note(said, "base_failed", error.values);
+    if (!(error instanceof Trouble || error.name === "AbortError")) throw error; // a fault of this page
+    if (error instanceof Trouble && messages.includes(said)) note(said, "base_failed");
   }
   said.beside.classList.remove("writing");
   atEnd(() => draw(said));
