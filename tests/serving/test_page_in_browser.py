@@ -324,12 +324,12 @@ def test_old_turns_are_left_out_and_said_to_be_and_what_is_too_long_goes_back(tw
 
 
 def test_markdown_is_shown_and_nothing_of_it_is_html(page):
-    lines = ["# Head", "a **b** `c` *d* 2*3*4", "", "- one", "  1. two", "- three", "", "```py", "<b>&lt;", "```", ""]
+    lines = ["# Head", "a **b** `c` *d* 2*3*4 5*6*", "", "- one", "  1. two", "- three", "", "```py", "<b>&lt;", "```", ""]
     lines += ["| x | y |", "|---|---|", "| 1 | [a](https://evil.example) |", "", "> quoted", "", "---", "end"]
     page.value(f"add('assistant', {json.dumps(chr(10).join(lines))})")
     held = page.value("document.querySelector('.assistant .text').innerHTML")
     assert held == (
-        "<h3>Head</h3><p>a <strong>b</strong> <code>c</code> <em>d</em> 2*3*4</p>"
+        "<h3>Head</h3><p>a <strong>b</strong> <code>c</code> <em>d</em> 2*3*4 5*6*</p>"
         '<ul><li>one<ol start="1"><li>two</li></ol></li><li>three</li></ul>'
         "<pre><code>&lt;b&gt;&amp;lt;</code></pre>"
         '<div class="wide"><table><thead><tr><th>x</th><th>y</th></tr></thead><tbody><tr><td>1</td>'
