@@ -324,7 +324,19 @@ def test_old_turns_are_left_out_and_said_to_be_and_what_is_too_long_goes_back(tw
 
 
 def test_markdown_is_shown_and_nothing_of_it_is_html(page):
-    lines = ["# Head", "a **b** `c` *d* 2*3*4 5*6*", "", "- one", "  1. two", "- three", "", "```py", "<b>&lt;", "```", ""]
+    lines = [
+        "# Head",
+        "a **b** `c` *d* 2*3*4 5*6*",
+        "",
+        "- one",
+        "  1. two",
+        "- three",
+        "",
+        "```py",
+        "<b>&lt;",
+        "```",
+        "",
+    ]
     lines += ["| x | y |", "|---|---|", "| 1 | [a](https://evil.example) |", "", "> quoted", "", "---", "end"]
     page.value(f"add('assistant', {json.dumps(chr(10).join(lines))})")
     held = page.value("document.querySelector('.assistant .text').innerHTML")
