@@ -6,6 +6,7 @@ import socket
 import sys
 import urllib.error
 import urllib.request
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from unittest.mock import Mock
 
@@ -21,6 +22,7 @@ from tpullm.cli import main, serve
 from tpullm.engine import session as session_module
 from tpullm.engine.guesses import Draft, Lookup
 from tpullm.recipe.parsing import parse
+from tpullm.serving import answered_questions
 from tpullm.system.errors import UserError
 
 
@@ -42,7 +44,7 @@ def served(chat_tokenizer, check_memory, monkeypatch, capsys):  # noqa: F811
     module.Engine = StandIn
     monkeypatch.setitem(sys.modules, "tpullm.engine.engine", module)
     config = SimpleNamespace(context_length=1024)
-    find = lambda model, weights: SimpleNamespace(config=config, weights=weights)  # noqa: E731
+    find = lambda model, weights: SimpleNamespace(config=config, weights=weights, model=None)  # noqa: E731
     monkeypatch.setattr(session_module, "find_model", find)
     monkeypatch.setattr(session_module, "session_of", lambda found, exact: opened(found.weights))
     needed = ModuleType("tpullm.engine.needed_memory")
@@ -77,7 +79,42 @@ def test_each_adapter_is_a_model_and_the_key_is_asked_for(served, check_memory, 
 
     ((models,), _, _) = served("--adapter", "runs/mine/talk", ask=ask)
     assert [model["id"] for model in models["data"]] == ["mine", "talk"]
-    assert check_memory.call_args.args[1:] == (1024, 2)  # the longest text and the number of models
+    assert [model["base"] for model in models["data"]] == [None, "mine"]
+    assert check_memory.call_args.args[1:] == (1024, 2, None)  # the longest text and the number of models
+
+
+@pytest.mark.parametrize(
+    ("words", "small", "names"),
+    [
+        ([], True, ["mine", "mine/pretrain"]),
+        ([], False, ["mine"]),
+        (["--base", "no"], True, ["mine"]),
+        (["--base", "yes"], False, ["mine", "mine/pretrain"]),
+    ],
+)
+def test_the_model_before_its_tuning_is_served_too_if_it_is_small(
+    served, check_memory, monkeypatch, words, small, names
+):
+    config = SimpleNamespace(context_length=1024)
+
+    def find(model, tuned=True, weights=""):
+        return SimpleNamespace(
+            config=config, weights="", model=SimpleNamespace(run=Path("runs/mine"), stage=stages[tuned])
+        )
+
+    stages = {True: "talk", False: "pretrain"}
+    monkeypatch.setattr(session_module, "find_model", find)
+    monkeypatch.setattr(answered_questions, "answered_questions", lambda model: [f"{model.stage}?"])
+    sys.modules["tpullm.engine.needed_memory"].is_small_beside = Mock(return_value=small)
+    ((models,), _, said) = served(*words, ask=lambda url: get(f"{url}/v1/models"))
+    assert [model["id"] for model in models["data"]] == names
+    assert [model["base"] for model in models["data"]] == [*names[1:], None]
+    assert [model["questions"] for model in models["data"]] == [["talk?"], []][: len(names)]
+    assert bool(check_memory.call_args.args[3]) is (len(names) > 1)
+    assert ("is left out, since it takes much memory; --base yes" in said) is (not words and not small)
+    stages[True] = "pretrain"  # is its own base
+    ((models,), _, _) = served("--base", "yes", ask=lambda url: get(f"{url}/v1/models"))
+    assert [model["id"] for model in models["data"]] == ["mine"]
 
 
 def test_a_conversation_is_as_long_and_as_reproducible_and_in_as_many_bits_as_was_said(served, monkeypatch):

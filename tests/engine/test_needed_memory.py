@@ -77,3 +77,20 @@ def test_a_machine_that_lacks_memory_is_told_the_longest_text_that_fits(shapes, 
         assert "\n" not in str(raised.value)
     monkeypatch.setattr(needed_memory, "_free_device_bytes", lambda: None)  # nobody says
     needed_memory.check_memory(found, 1024, 2)
+
+
+def test_a_base_has_rows_and_weights_of_its_own_and_comes_along_if_it_is_small(shapes, monkeypatch):
+    found = Found(shapes.tokenizer, shapes.architecture.config, None, False)
+    monkeypatch.setattr(needed_memory, "dtype_in_use", lambda exact: shapes.dtype)
+    one, longer = (needed_memory.needs_of_session(shapes, length) for length in (256, 1024))
+    base = found._replace(config=dataclasses.replace(found.config, context_length=256))
+    both = sum(longer) + one.weights + one.rows
+    for free, fits in ((both, True), (both - 1, False), (None, True)):
+        monkeypatch.setattr(needed_memory, "_free_device_bytes", lambda free=free: free)
+        assert needed_memory.is_small_beside(base, found, 1024, 1) is fits
+        if not fits:
+            needed_memory.check_memory(found, 1024)
+            with pytest.raises(UserError, match="more than"):
+                needed_memory.check_memory(found, 1024, 1, base)
+    monkeypatch.setattr(needed_memory, "SMALL", one.weights + one.rows - 1)
+    assert not needed_memory.is_small_beside(base, found, 1024, 1)

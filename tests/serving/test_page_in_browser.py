@@ -124,19 +124,43 @@ def one(tmp_path_factory):
 @pytest.fixture
 def page(one):
     """The page, newly opened; nothing may have gone to another host, or be an error in the console."""
+    one.page.requests.clear()
     opened(one.page, one.url)
     yield one.page
     assert one.page.faults == []
     assert {url.split("/")[2] for url in one.page.requests if url != "data:,"} == {f"127.0.0.1:{one.served.port}"}
 
 
+@pytest.fixture
+def two(one, chat_tokenizer, monkeypatch):
+    """The same browser, at a server of two models: `tuned`, and `run/base` before its tuning."""
+    served = Served({"tuned": chat_tokenizer, "run/base": chat_tokenizer}, key="", longest=128)
+    models = served.service.models
+    monkeypatch.setattr(models["tuned"], "base", "run/base")
+    monkeypatch.setattr(models["tuned"], "questions", ["⟦one⟧", "⟦two⟧"])
+    monkeypatch.setattr(models["run/base"], "talks", False)
+    served.step()
+    one.page.requests.clear()
+    opened(one.page, f"http://127.0.0.1:{served.port}/")
+    yield SimpleNamespace(served=served, page=one.page)
+    assert one.page.faults == []
+    served.listening.stop(served.service.stop)
+
+
 def opened(page, url, **how):
+    page.value("typeof newConversation === 'undefined' || newConversation()")  # the tab keeps it
     page.open(url, **how)
     page.wait("models.length")
 
 
 def say(page, text):
     page.value(f"by('message').value = {json.dumps(text)}; by('chat-form').requestSubmit()")
+
+
+def press(page, number, name):
+    """Press the button of this name below a message."""
+    buttons = f"[...document.querySelectorAll('.message')[{number}].querySelectorAll('.actions button')]"
+    page.value(f"{buttons}.find((node) => node.textContent === {json.dumps(name)}).click()")
 
 
 def shown(page, selector):
@@ -184,6 +208,155 @@ def test_what_was_sent_and_the_end_of_its_answer_are_in_sight(page):
     last, form = "by('messages').lastChild", "by('chat-form')"
     assert page.value(f"{last}.getBoundingClientRect().bottom <= {form}.getBoundingClientRect().top")
     assert page.value("scrollY") > 0
+
+
+def test_a_question_is_answered_and_its_text_continued_side_by_side(two):
+    page = two.page
+    assert shown(page, "#questions button") == ["⟦one⟧", "⟦two⟧"]
+    page.value("by('questions').children[1].click()")
+    page.wait("messages.length === 2 && !answering")
+    assert page.value("by('beginning').hidden")
+    assert shown(page, ".assistant .text") == ["two", "⟦two⟧two"]  # the base's begins with what it continues
+    assert shown(page, ".who") == [
+        "tuned: answers, after tuning",
+        "run/base: goes on with the same text, before tuning",
+    ]
+    places = "[...document.querySelectorAll('.assistant .answer')].map((node) => node.getBoundingClientRect())"
+    assert page.value(f"(([a, b]) => a.top === b.top && a.right <= b.left)({places})")
+    page.call("Emulation.setDeviceMetricsOverride", width=390, height=844, deviceScaleFactor=1, mobile=True)
+    assert page.value(f"(([a, b]) => a.bottom <= b.top && a.left === b.left)({places})")
+    assert page.value("document.documentElement.scrollWidth") <= 390
+
+
+def test_a_text_is_read_by_the_base_unless_another_is_chosen(two):
+    page = two.page
+    ask_what_comes(page, "The cat sat.")
+    tuned, base = two.served.engines.values()
+    assert tuned._count == 0 and base._count > 0
+    before = base._count
+    assert shown(page, "#reader option") == ["run/base", "tuned"]
+    page.value("by('reader').value = 'tuned'; by('reader').dispatchEvent(new Event('change'))")
+    page.wait("shown && !reading")
+    assert (tuned._count, base._count) == (1, before)
+    page.value("by('model').value = 'run/base'; by('model').dispatchEvent(new Event('change'))")
+    assert page.value("by('readers').hidden && by('reader').value === 'run/base'")
+
+
+def test_a_question_is_edited_and_an_answer_written_again(one, page):
+    for text in ("⟦one⟧", "⟦two⟧"):
+        say(page, text)
+        page.wait("!answering")
+    before = one.served.engine._count
+    press(page, 0, "Edit")
+    page.value("document.querySelector('.editing textarea').value = '⟦three⟧'")
+    page.value("document.querySelector('.editing').requestSubmit()")
+    page.wait("!answering && messages.length === 2")
+    assert shown(page, ".text") == ["⟦three⟧", "three"] and one.served.engine._count == before + 1
+    press(page, 0, "Edit")
+    page.value("document.querySelector('.editing button[type=button]').click()")
+    assert shown(page, ".text") == ["⟦three⟧", "three"]
+    press(page, 1, "Answer again")
+    page.wait("!answering && messages[1]?.content")
+    assert shown(page, ".text") == ["⟦three⟧", "three"] and one.served.engine._count == before + 2
+
+
+@pytest.mark.parametrize("forbidden", [False, True])
+def test_an_answer_is_copied_as_it_was_written(page, forbidden):
+    say(page, "⟦a **b**⟧")
+    page.wait("!answering")
+    refuses = "throw new Error('not allowed')" if forbidden else "copied = text"
+    page.value(f"copied = ''; navigator.clipboard.writeText = async (text) => {{ {refuses} }}")
+    page.value("document.execCommand = () => { copied = document.getSelection().toString(); return true }")
+    press(page, 1, "Copy")
+    page.wait("copied")
+    assert page.value("copied") == "a **b**"
+    page.wait("document.querySelector('.assistant .actions').textContent.startsWith('Copied')")
+
+
+def test_a_reload_keeps_the_conversation_until_it_is_new(one, two):
+    page = two.page
+    page.value("by('system').value = 'Be brief.'")
+    say(page, "⟦**one**⟧")
+    page.wait("!answering")
+    for texts in (["⟦**one**⟧", "one", "⟦**one**⟧**one**"], []):
+        page.open(f"http://127.0.0.1:{two.served.port}/")
+        page.wait("models.length")
+        assert shown(page, ".text") == texts
+        page.value("by('new').click()")
+    page.value("keep(CHAT, '{broken')")
+    assert page.value("keptChat()") is None
+    page.value("here[CHAT] = JSON.stringify({ model: 'gone', messages: [] })")
+    assert page.value("keptChat()") is None and not page.value("localStorage.length")
+
+
+def test_what_no_storage_takes_is_kept_as_long_as_the_page_is(page):
+    page.value("Storage.prototype.setItem = () => { throw new DOMException('', 'QuotaExceededError') }")
+    say(page, "⟦one⟧")
+    page.wait("!answering")
+    assert page.value("keptChat().messages.length") == 2
+
+
+def test_the_system_prompt_comes_before_the_conversation(one, page, monkeypatch):
+    page.value("by('system').value = 'Be brief.'; document.querySelector('.settings').open = true")
+    page.value("sent = []; asks = fetch; fetch = (path, options) => (sent.push(options.body), asks(path, options)); 0")
+    say(page, "⟦one⟧")
+    page.wait("!answering")
+    assert json.loads(page.value("sent[0]"))["messages"][0] == {"role": "system", "content": "Be brief."}
+    monkeypatch.setattr(one.served.service.models["small"], "takes_system", False)
+    opened(page, one.url)
+    assert page.value("by('system-field').hidden")
+
+
+def test_old_turns_are_left_out_and_said_to_be_and_what_is_too_long_goes_back(two):
+    page = two.page
+    for _ in range(3):
+        say(page, "⟦" + "abc " * 12 + "⟧")
+        page.wait("!answering")
+    told = "The conversation is longer than the model’s context: its oldest turns ("
+    notes = [note for note in shown(page, ".assistant .note") if note.startswith(told)]
+    assert notes and page.value("by('error').hidden") and len(shown(page, ".message")) == 6
+    long = "abc " * 300
+    say(page, long)
+    page.wait("!answering && !by('error').hidden")
+    assert "shorten it" in shown(page, "#error span span")[0] and page.value("again === null")
+    assert page.value("by('message').value") == long.strip() and len(shown(page, ".message")) == 6
+    page.faults.clear()  # the browser notes the refusal
+
+
+def test_markdown_is_shown_and_nothing_of_it_is_html(page):
+    lines = [
+        "# Head",
+        "a **b** `c` *d* 2*3*4 5*6*",
+        "",
+        "- one",
+        "  1. two",
+        "- three",
+        "",
+        "```py",
+        "<b>&lt;",
+        "```",
+        "",
+    ]
+    lines += ["| x | y |", "|---|---|", "| 1 | [a](https://evil.example) |", "", "> quoted", "", "---", "end"]
+    page.value(f"add('assistant', {json.dumps(chr(10).join(lines))})")
+    held = page.value("document.querySelector('.assistant .text').innerHTML")
+    assert held == (
+        "<h3>Head</h3><p>a <strong>b</strong> <code>c</code> <em>d</em> 2*3*4 5*6*</p>"
+        '<ul><li>one<ol start="1"><li>two</li></ol></li><li>three</li></ul>'
+        "<pre><code>&lt;b&gt;&amp;lt;</code></pre>"
+        '<div class="wide"><table><thead><tr><th>x</th><th>y</th></tr></thead><tbody><tr><td>1</td>'
+        "<td>[a](https://evil.example)</td></tr></tbody></table></div>"
+        "<blockquote><p>quoted</p></blockquote><hr><p>end</p>"
+    )
+
+
+@pytest.mark.parametrize(
+    "part", ["**a ", "*a ", "`", ">", "- ", " " * 50 + "|", "|-", "  - a\n" + " " * 9, "#", "```\n"]
+)
+def test_no_text_takes_markdown_long(page, part):
+    """Processor time of the page: a text of 40,000 characters, as a long answer has."""
+    script = f"(() => {{ const began = performance.now(); markdown({json.dumps(part)}.repeat({40_000 // len(part)})); "
+    assert page.value(script + "return performance.now() - began })()") < 2_000
 
 
 @pytest.mark.parametrize("breaks", [False, True])

@@ -3,10 +3,18 @@
 import datetime
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tpullm.system.errors import UserError
 from tpullm.system.process.limited import Limited
-from tpullm.tokenizer.chat_template import Answer, ChatTemplate, EarlierAnswersChangeError, TemplateChild
+from tpullm.tokenizer.chat_template import (
+    Answer,
+    ChatTemplate,
+    EarlierAnswersChangeError,
+    TemplateChild,
+    without_old_turns,
+)
 
 SAID = {"猫は？": "user", "好き。": "assistant", "犬は？": "user", "犬も。": "assistant"}
 TALK = [{"role": role, "content": content} for content, role in SAID.items()]
@@ -148,3 +156,24 @@ def test_a_child_that_was_taken_over_is_not_believed(monkeypatch):
         monkeypatch.setattr(Limited, "call", lambda self, *arguments, reply=reply: reply)
         with pytest.raises(UserError, match="folder: its chat template gives no (text|answers)"):
             show("answers", PLAIN, TALK, kind=TemplateChild)
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["system", "user", "assistant", "tool"]), st.integers(1, 3))),
+    st.integers(2, 16),
+    st.integers(1, 16),
+)
+def test_as_few_turns_as_possible_are_left_out(lengths, context, tokens):
+    """Against all ways to leave some out, by the messages' lengths."""
+    messages = [{"role": role, "content": "a" * length} for role, length in lengths]
+    room = context - min(tokens, context // 2)
+
+    def length_of(kept):
+        return sum(len(message["content"]) for message in kept)
+
+    kept, left_out = without_old_turns(messages, length_of, context, tokens)
+    users = [number for number, message in enumerate(messages) if message["role"] == "user"]
+    ways = [messages[: users[0]] + messages[begin:] for begin in users] or [messages]
+    fitting = [way for way in ways if length_of(way) <= room]
+    assert kept == (fitting or ways[-1:])[0]
+    assert ways[left_out] == kept

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable
 
 from tpullm.cli.options import add_adapters, add_model, add_reproducible, add_weights, check_at_least_one
+from tpullm.system import storage
 from tpullm.system.cluster import hosts
 from tpullm.system.errors import Interrupted, UserError
 from tpullm.system.log import say
@@ -31,6 +32,8 @@ def add_arguments(parser) -> None:
     parser.add_argument("--longest", type=int, default=0, help=about)
     about = "what guesses tokens ahead, to save time: a smaller MODEL, or none; default: the text so far"
     parser.add_argument("--draft", type=str, default="", metavar="MODEL", help=about)
+    about = "serve the model before its tuning too: auto does if it is small; the page shows both side by side"
+    parser.add_argument("--base", choices=("auto", "yes", "no"), default="auto", help=about)
     add_reproducible(parser)
     parser.add_argument("--queue", type=int, default=128, help="how many requests may wait; more are told to try later")
 
@@ -51,6 +54,7 @@ def main(arguments) -> None:
     if not 0 <= arguments.port < 1 << 16:
         raise UserError(f"--port: {arguments.port} is not from 0 to 65535; use such a number")
     options = {"longest": arguments.longest, "adapters": len(arguments.adapter), "weights": arguments.weights}
+    options |= {"base": arguments.base}
     hosts.agree("the options", options | {"draft": arguments.draft, "reproducible": arguments.reproducible})
     from tpullm.serving import listening
 
@@ -74,21 +78,30 @@ def _load_models(arguments):
     """The models by name, and what steps their engines, on all hosts."""
     from tpullm.engine import needed_memory, session
     from tpullm.engine.engine import Engine
-    from tpullm.serving import served_model, stepping
+    from tpullm.serving import answered_questions, served_model, stepping
 
     found = session.find_model(arguments.model, weights=arguments.weights or "")
     paths = [arguments.model, *arguments.adapter]
     longest = min(arguments.longest or LONGEST, found.config.context_length)
     if arguments.longest > longest:
         raise UserError(f"--longest: {arguments.longest:,} tokens, and the model's context holds {longest:,}; lower it")
-    needed_memory.check_memory(found, longest, len(paths))
+    base, base_name = _base_of(found, arguments, longest, len(paths))
+    needed_memory.check_memory(found, longest, len(paths), base)
     loaded = session.session_of(found, exact=False)
     sessions = [loaded, *(session.with_adapter(loaded, adapter) for adapter in arguments.adapter)]
-    named = dict(zip(served_model.served_names(paths), sessions, strict=True))
-    models = {name: served_model.ServedModel(name, one, longest) for name, one in named.items()}
-    guesses = _draft_guesses(arguments.draft, loaded)
-    options = {"longest": longest, "reproducible": arguments.reproducible}
-    engines = {name: Engine(one, guesses=guesses(), **options) for name, one in named.items()}
+    names = served_model.served_names(paths)
+    bases = [base_name, *[names[0]] * len(arguments.adapter)]
+    guesses = [_draft_guesses(arguments.draft, loaded)] * len(names)
+    if base:
+        sessions, names, bases = [*sessions, session.session_of(base, exact=False)], [*names, base_name], [*bases, ""]
+        guesses.append(_draft_guesses("none" if arguments.draft == "none" else "", None))
+    known = answered_questions.answered_questions(found.model) if found.model else []
+    models, engines = {}, {}
+    for number, (name, one) in enumerate(zip(names, sessions, strict=True)):
+        most = min(longest, one.context_length)
+        questions = () if number else known
+        models[name] = served_model.ServedModel(name, one, most, bases[number], questions)
+        engines[name] = Engine(one, longest=most, guesses=guesses[number](), reproducible=arguments.reproducible)
     gigabytes = sum(engine.memory_bytes() for engine in engines.values()) / 2**30
     say(f"serve: texts of up to {longest:,} tokens; keys and values take {gigabytes:,.2f} GiB")
     if arguments.weights:
@@ -98,6 +111,30 @@ def _load_models(arguments):
         engines = {name: stepping.OnAllHosts(engine, models[name], channel) for name, engine in engines.items()}
         hosts.barrier("the engines")
     return models, stepping.Stepping(engines)
+
+
+def _base_of(found, arguments, longest: int, models: int):
+    """The model that the stage of tuning `found` began with, if it is served too, and its name; else None and ""."""
+    if arguments.base == "no" or not found.model:
+        return None, ""
+    from tpullm.engine import needed_memory, session
+    from tpullm.formats import models as made
+
+    if found.model.stage in made.FOUNDATIONS:
+        return None, ""
+    try:
+        base = session.find_model(found.model.run, tuned=False, weights=arguments.weights or "")
+    except UserError:
+        if arguments.base == "yes":
+            raise
+        return None, ""
+    name = f"{storage.path(found.model.run).name}/{base.model.stage}"
+    if arguments.base == "yes":
+        return base, name
+    if hosts.broadcast("the base", lambda: needed_memory.is_small_beside(base, found, longest, models)):
+        return base, name
+    say(f"serve: {name}, the model before tuning, is left out, since it takes much memory; --base yes serves it too")
+    return None, ""
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from tpullm.engine.sampling import choose
 from tpullm.engine.session import Session, check_context, length_bucket, near_length, row_bucket
 from tpullm.model.rows import fetch_whole
 from tpullm.recipe.sampling import GREEDY, Sampling
-from tpullm.tokenizer.chat_template import Messages
+from tpullm.tokenizer.chat_template import Messages, without_old_turns
 
 IsOver = Callable[[int, list[int]], bool]
 
@@ -48,18 +48,17 @@ def answer_questions(
 
 
 def conversation_ids(session: Session, messages: Messages, tokens: int) -> tuple[list[int], int]:
-    """The ids of a conversation up to where the model answers, and how many of its oldest turns are left out.
-
-    Turns are left out if the context has no room for an answer of `tokens`, or of half of the context if that is less.
+    """The ids of a conversation up to where the model answers, and how many of its oldest turns `without_old_turns` leaves out.
 
     Raises:
         UserError: the last message alone is longer than the context.
     """
-    most = session.context_length - min(tokens, session.context_length // 2)
-    for turns in range(len(messages) // 2 + 1):
-        ids = session.tokenizer.chat_template(messages[2 * turns :], add_generation_prompt=True)[0]
-        if len(ids) <= most:
-            break
+
+    def prompt_ids(kept: Messages) -> list[int]:
+        return session.tokenizer.chat_template(kept, add_generation_prompt=True)[0]
+
+    kept, turns = without_old_turns(messages, lambda kept: len(prompt_ids(kept)), session.context_length, tokens)
+    ids = prompt_ids(kept)
     check_context(session, ids, "prompt")
     return ids, turns
 

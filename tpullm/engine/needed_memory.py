@@ -14,6 +14,7 @@ from tpullm.system.errors import UserError
 from tpullm.system.process.memory import free_bytes
 
 GIB = 1 << 30
+SMALL = 1 * GIB  # of a model that may come beside another without being asked for
 
 
 class Needs(NamedTuple):
@@ -49,20 +50,37 @@ def _device_bytes(arrays: Any) -> int:
     return sum(math.prod(of.sharding.shard_shape(of.shape)) * of.dtype.itemsize for of in jax.tree.leaves(arrays))
 
 
-def check_memory(found: Found, longest: int, models: int = 1) -> None:
+def _needs_of_found(found: Found, longest: int, models: int, base: Found | None) -> Needs:
+    dtype, (architecture, mesh) = dtype_in_use(exact=False), built_on_mesh(found)
+    shapes = targets_in_use(found, architecture, mesh, dtype)
+    own = needs_of_session(Session(found.tokenizer, architecture, shapes, mesh, dtype), longest, models)
+    if base is None:
+        return own
+    beside = _needs_of_found(base, min(longest, base.config.context_length), 1, None)
+    return Needs(own.weights + beside.weights, own.rows + beside.rows, max(own.programs, beside.programs))
+
+
+def is_small_beside(base: Found, found: Found, longest: int, models: int) -> bool:
+    """Whether a base takes little, and this machine has it free beside the model; arguments as of `check_memory`."""
+    alone, both = (_needs_of_found(found, longest, models, of) for of in (None, base))
+    free = _free_device_bytes()
+    return sum(both) - sum(alone) <= SMALL and (free is None or sum(both) <= free)
+
+
+def check_memory(found: Found, longest: int, models: int = 1, base: Found | None = None) -> None:
     """Refuse a model for which this machine lacks memory, before any is taken; arguments as of `needs_of_session`.
+
+    Args:
+        base: another model that is served beside it.
 
     Raises:
         UserError: by how much, and the longest text that would fit.
     """
-    dtype, (architecture, mesh) = dtype_in_use(exact=False), built_on_mesh(found)
-    shapes = targets_in_use(found, architecture, mesh, dtype)
-    session = Session(found.tokenizer, architecture, shapes, mesh, dtype)
-    free, needed = _free_device_bytes(), needs_of_session(session, longest, models)
+    free, needed = _free_device_bytes(), _needs_of_found(found, longest, models, base)
     if free is None or sum(needed) <= free:
         return
     length = longest
-    while length and sum(needs_of_session(session, length, models)) > free:
+    while length and sum(_needs_of_found(found, length, models, base)) > free:
         length = length // 2 // CHUNK * CHUNK  # half, a quarter, and so on, in whole chunks
     advice = f"use --longest {length}" if length else "use a smaller model or a machine with more memory"
     where = "a device" if jax.default_backend() != "cpu" else "this machine"

@@ -278,9 +278,10 @@ async def _unless_client_gone(request: Request, work: Awaitable[Any]) -> Any:
 
 
 def _described_model(service: Service, name: str) -> dict:
-    """As OpenAI has it, and what the page asks: whether the model talks, and how the tokens that end its texts look."""
+    """As OpenAI has it, and what the page asks, such as how the tokens that end texts of the model look."""
     model = service.models[name]
     more = {"talks": model.talks, "ends": [model.tokenizer.piece(token) for token in model.tokenizer.stop_ids]}
+    more |= {"system": model.takes_system, "base": model.base or None, "questions": list(model.questions)}
     return {"id": name, "object": "model", "created": service.began, "owned_by": "tpullm", **more}
 
 

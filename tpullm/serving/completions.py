@@ -188,8 +188,12 @@ class ChatReply(Reply):
             raise Refusal(f"{model.name} has no chat template: it continues texts; use /v1/completions", param="model")
         asked = validated_request(ChatRequest, body, model.vocabulary_size)
         tools, must, schema = asked.shown_tools, asked.must_call, asked.response_format.schema_of_answer
-        ids = model.chat_ids([message.template_form() for message in asked.messages], tools or None)
+        messages, self._left_out = [message.template_form() for message in asked.messages], 0
         tokens = asked.max_completion_tokens or asked.max_tokens or model.context_length
+        if asked.truncation == "auto":
+            ids, self._left_out = model.fitted_chat_ids(messages, tools or None, tokens)
+        else:
+            ids = model.chat_ids(messages, tools or None)
         super().__init__(model, asked, client, [ids], tokens, asked.top_logprobs or 0)
         self._may_call = bool(tools) and schema is None
         if self._may_call:
@@ -207,6 +211,9 @@ class ChatReply(Reply):
         tokenizer, calls = self.model.tokenizer, self.model.calls
         tools = ToolText(calls.form, self._functions, self.asked.parallel_tool_calls, calls.special)
         return AnswerText(tokenizer, self.asked.stop, tokenizer.stop_ids, tools)
+
+    def _head(self, kind: str) -> dict[str, Any]:
+        return super()._head(kind) | ({"turns_left_out": self._left_out} if self._left_out else {})
 
     def begin(self, index: int) -> dict[str, Any] | None:
         """Who speaks."""

@@ -14,7 +14,7 @@ from tpullm.report.language import ENGLISH
 from tpullm.report.rendering import render, source
 
 _PACKAGE = "tpullm.serving"
-SCRIPTS = ("asking.js", "chat.js", "next_tokens.js", "start.js")
+SCRIPTS = ("asking.js", "markdown.js", "message.js", "chat.js", "next_tokens.js", "start.js")
 
 
 def front_page() -> Callable[[Request], Awaitable[Response]]:

@@ -312,6 +312,7 @@ class ChatRequest(Asked):
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool = True
     response_format: ResponseFormat = ResponseFormat()
+    truncation: Literal["auto", "disabled"] = "disabled"  # as OpenAI's Responses have it
 
     @model_validator(mode="after")
     def _together(self) -> Self:

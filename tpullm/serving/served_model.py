@@ -1,6 +1,7 @@
 """A model as clients see it: its name, and what its tokenizer makes of their prompts."""
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import chain
@@ -11,7 +12,7 @@ from tpullm.serving.call_forms import Calls
 from tpullm.serving.refusal import Refusal
 from tpullm.serving.token_masks import Grammars
 from tpullm.system.errors import UserError
-from tpullm.tokenizer.chat_template import Messages, Tools
+from tpullm.tokenizer.chat_template import Messages, Tools, without_old_turns
 
 if TYPE_CHECKING:
     from tpullm.engine.session import Session
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 PIECE_CHARACTERS = 4_096  # of a text, split at once to find whether it is too long
 CUT_TOKENS = 16
+TOO_LONG = "context_length_exceeded"
 
 
 class ServedModel:
@@ -26,12 +28,26 @@ class ServedModel:
 
     Args:
         longest: tokens of the longest text.
+        base: the name of the model before its tuning, if that is served too.
+        questions: that it is known to answer.
+
+    Attributes:
+        takes_system: whether its chat template shows messages of the system.
     """
 
-    def __init__(self, name: str, session: "Session", longest: int):
+    def __init__(self, name: str, session: "Session", longest: int, base: str = "", questions: Sequence[str] = ()):
         self.name, self.tokenizer, self.talks = name, session.tokenizer, session.talks
-        self.context_length = longest
+        self.context_length, self.base, self.questions = longest, base, questions
         self.vocabulary_size = session.architecture.config.vocabulary_size
+        self.takes_system = self.tokenizer.has_template and self._shows_system()
+
+    def _shows_system(self) -> bool:
+        messages = [{"role": "system", "content": "short"}, {"role": "user", "content": "hi"}]
+        try:
+            shown = [self.tokenizer.chat_template(messages[n:], add_generation_prompt=True)[0] for n in (0, 1)]
+        except UserError:
+            return False
+        return shown[0] != shown[1]
 
     @cached_property
     def grammars(self) -> Grammars:
@@ -72,6 +88,20 @@ class ServedModel:
                 told = told.replace(str(folder), self.name)
             raise Refusal(told, param="messages") from None
 
+    def fitted_chat_ids(self, messages: Messages, tools: Tools, tokens: int) -> tuple[list[int], int]:
+        """As `chat_ids`, without the oldest turns if these leave no room for `tokens`; and how many are left out."""
+
+        def tokens_of(kept: Messages) -> float:
+            try:
+                return len(self.chat_ids(kept, tools))
+            except Refusal as refusal:
+                if refusal.code != TOO_LONG:
+                    raise
+                return math.inf
+
+        kept, left_out = without_old_turns(messages, tokens_of, self.context_length, tokens)
+        return self.chat_ids(kept, tools), left_out
+
     def fitting(self, ids: list[int]) -> list[int]:
         """The ids, if they leave room for an answer; else `Refusal`."""
         if len(ids) >= self.context_length:
@@ -93,7 +123,7 @@ class ServedModel:
 
     def _too_long(self, count: str) -> Refusal:
         context = f"the model's context holds {self.context_length:,} with the answer"
-        return Refusal(f"the prompt has {count}, and {context}; shorten it", code="context_length_exceeded")
+        return Refusal(f"the prompt has {count}, and {context}; shorten it", code=TOO_LONG)
 
 
 def _pieces(text: str) -> Iterator[str]:

@@ -7,7 +7,8 @@ import contextlib
 import datetime
 import functools
 import json
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
@@ -42,6 +43,30 @@ class Answer(NamedTuple):
     end: int
     content: str | None
     calls: bool = False
+
+
+def without_old_turns(
+    messages: Messages, tokens_of: Callable[[Messages], float], context: int, tokens: int
+) -> tuple[Messages, int]:
+    """The conversation without its oldest turns, as few as leave room for an answer; and how many are left out.
+
+    A turn begins with a message of the user. What is before the first one stays, and the last turn does.
+
+    Args:
+        tokens_of: how many tokens the prompt of some messages has.
+        context: tokens that the model reads at once.
+        tokens: of the answer; room is made for these, but at most for half of the context.
+    """
+    turns = [number for number, message in enumerate(messages) if message["role"] == "user"]
+    if not turns:
+        return messages, 0
+    most = context - min(tokens, context // 2)
+
+    def kept(left_out: int) -> Messages:
+        return [*messages[: turns[0]], *messages[turns[left_out] :]]
+
+    left_out = bisect_left(range(len(turns) - 1), True, key=lambda number: tokens_of(kept(number)) <= most)
+    return kept(left_out), left_out
 
 
 _REPLY = TypeAdapter(tuple[str, list[Answer], str])  # of the child

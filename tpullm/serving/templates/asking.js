@@ -2,6 +2,25 @@
 // Asks the server. Whatever goes wrong becomes a `Trouble`, whose message is one line for the reader.
 
 const KEY = "tpullm-key";
+const here = {}; // what the tab would not keep
+
+/** What this tab keeps until it is closed, or where the reader's settings forbid that, until the page is left. */
+function kept(name) {
+  try {
+    return here[name] ?? sessionStorage.getItem(name);
+  } catch {
+    return null;
+  }
+}
+
+function keep(name, text) {
+  try {
+    sessionStorage.setItem(name, text);
+    delete here[name];
+  } catch {
+    here[name] = text; // forbidden, or there is no room
+  }
+}
 
 class Trouble extends Error {
   constructor(name, values = {}) {
@@ -13,7 +32,7 @@ class Trouble extends Error {
 /** The response of the server; only one that went well. */
 async function ask(path, body, signal) {
   const headers = {};
-  const key = sessionStorage.getItem(KEY);
+  const key = kept(KEY);
   if (key) headers.authorization = `Bearer ${key}`;
   if (body) headers["content-type"] = "application/json";
   const options = { method: body ? "POST" : "GET", headers, body: body && JSON.stringify(body), signal };
@@ -60,12 +79,12 @@ function choicesOf(event, status) {
     throw new Trouble("not_understood", { status });
   }
   if (!told.choices) throw trouble(told, status);
-  return told.choices;
+  return told.choices.map((choice) => ({ ...choice, leftOut: told.turns_left_out }));
 }
 
 function trouble(told, status) {
-  const message = told?.error?.message;
-  return message ? new Trouble("refused", { message, status }) : new Trouble("not_understood", { status });
+  const { message, code } = told?.error ?? {};
+  return message ? new Trouble("refused", { message, code, status }) : new Trouble("not_understood", { status });
 }
 
 /** The result of a promise of the network, which fails with a name of its own unless the reader stopped it. */

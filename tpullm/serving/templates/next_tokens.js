@@ -18,6 +18,17 @@ function startNext() {
   by("blank").addEventListener("click", addBlank);
   by("go-on").addEventListener("click", goOn);
   by("halt").addEventListener("click", () => reading?.abort());
+  by("reader").addEventListener("change", () => {
+    forget();
+    read();
+  });
+}
+
+/** Who reads the text: what was trained on texts comes first. */
+function chooseReaders() {
+  const names = [baseOf(by("model").value), by("model").value].filter(Boolean);
+  by("reader").replaceChildren(...names.map((name) => element("option", { value: name, textContent: name })));
+  by("readers").hidden = names.length < 2;
 }
 
 /** What another model said of the text. */
@@ -58,7 +69,7 @@ async function read() {
   }
   const stop = (reading = new AbortController());
   writing = false;
-  const body = { model: by("model").value, prompt: left, max_tokens: 1, temperature: 0, echo: true };
+  const body = { model: by("reader").value, prompt: left, max_tokens: 1, temperature: 0, echo: true };
   showNext();
   try {
     const told = await whole("v1/completions", { ...body, logprobs: LIKELIEST }, stop.signal);
@@ -90,7 +101,8 @@ async function goOn() {
   const stop = (reading = new AbortController());
   writing = true;
   const { temperature } = settings();
-  const body = { model: by("model").value, prompt: by("text").value, max_tokens: AT_A_TIME, min_p: 0.05, temperature };
+  const asked = { model: by("reader").value, prompt: by("text").value };
+  const body = { ...asked, max_tokens: AT_A_TIME, min_p: 0.05, temperature };
   showNext();
   try {
     for await (const choice of choices("v1/completions", body, stop.signal)) {
@@ -164,7 +176,7 @@ function showCandidates() {
 }
 
 function candidate(name, p, at, last) {
-  const ends = endsOf(by("model").value).includes(name);
+  const ends = endsOf(by("reader").value).includes(name);
   const made = element("button", { type: "button" }, ends ? translated("end") : visible(name));
   made.disabled = ends || name.startsWith("bytes:"); // no text, or part of a character
   made.addEventListener("click", () => {

@@ -58,6 +58,11 @@ function endsOf(name) {
   return models.find((model) => model.id === name)?.ends ?? [];
 }
 
+/** The model before its tuning, if it is served too. */
+function baseOf(name) {
+  return models.find((model) => model.id === name)?.base ?? "";
+}
+
 async function findModels() {
   try {
     models = (await whole("v1/models")).data;
@@ -69,17 +74,31 @@ async function findModels() {
   showError(null);
   by("model").replaceChildren(...models.map(({ id }) => element("option", { value: id, textContent: id })));
   document.title = `${models[0].id} – tpullm`;
+  const chat = keptChat();
+  if (chat) by("model").value = chat.model;
   choose();
+  if (chat) restoreChat(chat);
 }
 
 /** Another model: a new conversation, in the mode that it knows. */
 function choose() {
-  const talks = Boolean(models.find(({ id }) => id === by("model").value)?.talks);
+  const { talks, system, questions } = models.find(({ id }) => id === by("model").value);
   by("no-chat").hidden = talks;
   by("talk").hidden = !talks;
+  by("system-field").hidden = !system;
+  by("system").value = "";
+  by("known").hidden = !questions.length;
+  by("questions").replaceChildren(...questions.map(questionButton));
   newConversation();
+  chooseReaders();
   forget();
   openMode(talks ? "chat" : "next");
+}
+
+function questionButton(question) {
+  const made = element("button", { type: "button", textContent: question });
+  made.addEventListener("click", () => say(question));
+  return made;
 }
 
 function openMode(mode) {
@@ -102,7 +121,7 @@ function start() {
   by("error").querySelector("button").addEventListener("click", () => again());
   by("key-form").addEventListener("submit", (event) => {
     event.preventDefault();
-    sessionStorage.setItem(KEY, by("key").value);
+    keep(KEY, by("key").value);
     by("key").value = "";
     findModels();
   });
