@@ -200,9 +200,9 @@ def finish(planned: Plan, placed: list[Placed], recipe: Recipe) -> dict[str, Any
     if planned.questions:
         found = datacard.write_leaks(planned.documents, planned.tasks, groups, few, planned.questions)
         card["leaks"] = {"drop": recipe.corpus.leaks.drop, "tasks": found}
-    card["conversations"] = told.write_conversations(planned.documents, planned.tasks)
     # The list of the parts and the card replace old ones. The stage is finished when the caller writes the manifest.
     (planned.documents / manifest.FILE).unlink(missing_ok=True)
+    card["conversations"] = told.write_conversations(planned.documents, planned.tasks)
     document_files.write_parts(planned.documents, all_parts)
     storage.write_json(planned.documents / "datacard.json", card)
     storage.write_text(planned.documents / "datacard.md", datacard.markdown(card, recipe.corpus))

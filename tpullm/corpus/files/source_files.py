@@ -35,6 +35,7 @@ from tpullm.system.errors import UserError
 
 UNKNOWN = "unknown extension"
 NO_FILE = "a broken link, or no file"  # or a link to a folder, or what cannot be looked at
+NESTED = "a zip file in a zip file; unpack the outer one"
 NO_TEXT = "no text in it"  # by its first bytes
 _SHOWN = 13  # extensions in an error: those of text come first, those of code after them
 # Kinds of sources that read what is installed with Python, and their files by the path of the source.
@@ -184,8 +185,7 @@ def _files_at_location(source: Source, downloads: Path, skipped: dict[str, list[
                 if kind and kind != "zip":
                     found.append(_file(file, kind, size, member))
                     continue
-                reason = reason or f"{UNKNOWN} (.zip in a zip)"
-                left_out.setdefault(reason, []).append(printable(f"{name}/{inner}"))
+                left_out.setdefault(NESTED if kind else reason, []).append(printable(f"{name}/{inner}"))
         elif kind:
             found.append(_file(file, kind, status.st_size))
         else:

@@ -32,14 +32,14 @@ def separated(path: Path, text_key: str) -> Iterator[Raw | None]:
             raise opened.Unreadable(encodings.not_decoded(head))
         codec = CODECS.get(found.encoding, found.encoding or "utf-8-sig")
         text = io.TextIOWrapper(stream, codec, errors="replace", newline="")
-        yield from _documents(csv.reader(text, _dialect(found.text)), text_key)
+        yield from _documents(csv.reader(text, delimiter=_delimiter(found.text)), text_key)
 
 
-def _dialect(head: str) -> type[csv.Dialect] | str:
+def _delimiter(head: str) -> str:
     try:
-        return csv.Sniffer().sniff("\n".join(head[:20_000].split("\n")[:50]), ",;\t|")
+        return csv.Sniffer().sniff("\n".join(head[:20_000].split("\n")[:50]), ",;\t|").delimiter
     except csv.Error:
-        return "excel-tab" if "\t" in head.partition("\n")[0] else "excel"
+        return "\t" if "\t" in head.partition("\n")[0] else ","
 
 
 def workbook(path: Path, text_key: str) -> Iterator[Raw | None]:
