@@ -32,7 +32,7 @@ def test_the_files_in_it_are_those_of_a_folder(tmp_path):
     folder = tmp_path / "folder"
     folder.mkdir()
     path = package(folder / "a.zip", parts)
-    for where, prefix in ((path, ""), (folder, "")):
+    for where in (path, folder):
         source = Source("s", "files", str(where))
         found = source_files.find(source, tmp_path)
         names = [source_files.name_of(file, source) for file in found.files]

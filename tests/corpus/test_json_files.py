@@ -64,7 +64,7 @@ def test_lists_of_texts_and_of_conversations_are_read_and_settings_are_not(tmp_p
     (tmp_path / "a.json").write_text(json.dumps([{"text": "one", "url": "u"}, {"text": "two"}]))
     assert [(raw.text, raw.url) for raw in read(tmp_path / "a.json")] == [("one", "u"), ("two", "")]
     (tmp_path / "b.json").write_text(
-        '{"messages": %s}\n{"instruction": "Q", "input": "I", "output": "A"}\n' % json.dumps(HI)
+        json.dumps({"messages": HI}) + '\n{"instruction": "Q", "input": "I", "output": "A"}\n'
     )
     talks = [raw.talks[0] for raw in read(tmp_path / "b.json")]
     assert talks == [HI, [{"role": "user", "content": "Q\n\nI"}, {"role": "assistant", "content": "A"}]]

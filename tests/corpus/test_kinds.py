@@ -20,7 +20,7 @@ HEADS = {
     b"{\\rtf1\\ansi": "rtf",
     b"\x1f\x8b\x08\x00\x00\x00": "",
     b"\x7fELF\x02\x01\x01\x00\x00\x00": "",
-    "[LINE] Chat history with A\n".encode(): "line",
+    b"[LINE] Chat history with A\n": "line",
 }
 
 

