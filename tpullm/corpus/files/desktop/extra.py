@@ -10,12 +10,12 @@ INSTALL = "pip install 'tpullm[documents]'"
 LIBRARIES = {"pdf": "pypdfium2", "sheet": "python-calamine", "rtf": "striprtf"}  # by the kind of file
 
 
-def needed(module: str, what: str) -> Any:
+def needed(module: str) -> Any:
     """A module of the extra; `Unreadable` says how to install it."""
     try:
         return importlib.import_module(module)
     except ImportError:
-        raise opened.Unreadable(f"{what} needs a package that is not installed; run: {INSTALL}") from None
+        raise opened.Unreadable(f"needs a package that is not installed; run: {INSTALL}") from None
 
 
 def versions() -> dict[str, str]:

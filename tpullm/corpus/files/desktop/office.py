@@ -194,7 +194,7 @@ def _is_locked(package: Package, name: str) -> bool:
 
 def rtf(path: Path) -> Iterator[Raw]:
     """The text of RTF, by striprtf."""
-    convert = needed("striprtf.striprtf", ".rtf").rtf_to_text
+    convert = needed("striprtf.striprtf").rtf_to_text
     with opened.open_bytes(path) as stream:
         data = stream.read(MOST_PART_BYTES + 1)
     if len(data) > MOST_PART_BYTES:

@@ -26,7 +26,7 @@ def document(path: Path) -> Iterator[Raw]:
     Raises:
         Unreadable: it is broken, protected or scanned.
     """
-    pdfium = needed("pypdfium2", ".pdf")
+    pdfium = needed("pypdfium2")
     try:
         file = pdfium.PdfDocument(path)
         count = len(file)

@@ -44,7 +44,7 @@ def _delimiter(head: str) -> str:
 
 def workbook(path: Path, text_key: str) -> Iterator[Raw | None]:
     """The documents of all sheets of a workbook of Excel or OpenDocument, by calamine."""
-    calamine = needed("python_calamine", "a workbook")
+    calamine = needed("python_calamine")
     try:
         book = calamine.CalamineWorkbook.from_path(str(path))
         for name in book.sheet_names:
