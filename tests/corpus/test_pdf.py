@@ -21,6 +21,7 @@ def test_lines_are_joined_to_paragraphs_and_headers_are_left_out(tmp_path):
     assert raw.text == "".join(f"{word} {LONG} ends {word}.\n{word}: {LONG} {word * 3}\n" for _, word in WORDS)
 
 
+@pytest.mark.ci
 def test_a_pdf_of_ten_thousand_pages_is_read_in_documents(tmp_path):
     raws = read(pdf(tmp_path / "a.pdf", [[f"{LONG} {word * 20}." for word in "abcdefghijkl"]] * 10_000))
     assert len(raws) > 5 and not any(raw.dropped for raw in raws)
