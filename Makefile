@@ -13,7 +13,7 @@ help:
 	@echo "make clean                    delete .venv, site and caches; runs/ stays"
 
 quickstart:
-	@launch/local.sh tpullm run quickstart $${TEXT:+--text "$$TEXT"}
+	@launch/local.sh $${TEXT:+--extra documents} tpullm run quickstart $${TEXT:+--text "$$TEXT"}
 
 real:
 	@launch/local.sh --extra gguf tpullm run real

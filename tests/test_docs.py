@@ -373,7 +373,7 @@ def test_the_architecture_is_a_short_page_that_names_every_file():
     for first, files in re.findall(r"^\| (.*?) ?\| (.*) \|$", text, re.MULTILINE):
         if found := re.fullmatch(r"\*\*(\w+)\*\*", first):
             room = folder = found[1]
-        elif found := re.fullmatch(r"`(\w+)/`", first):
+        elif found := re.fullmatch(r"`([\w/]+)/`", first):
             folder = f"{room}/{found[1]}"
         named |= {f"{folder}/{name}" for name in re.findall(r"`(\w+)`", files)}
     files = [path.relative_to(ROOT / "tpullm").with_suffix("") for path in (ROOT / "tpullm").rglob("*.py")]

@@ -1,6 +1,8 @@
 """Which encoding the bytes of a file are in."""
 
 import dataclasses
+import re
+import subprocess
 
 import pytest
 import webencodings
@@ -14,9 +16,40 @@ from tpullm.corpus.files import encodings
 SOSEKI = "吾輩は猫である。名前はまだ無い。"
 
 
-def test_what_is_not_surely_japanese_is_not_guessed():
-    texts = {"euc_kr": "나는 사과를 먹는 것을 좋아한다.\n", "gb18030": "我喜欢吃苹果。\n", "latin-1": "Où est-il ?\n"}
-    assert not any(encodings.decode_text(text.encode(charset) * 20) for charset, text in texts.items())
+OTHERS = {
+    "WINDOWS-1250": "Příliš žluťoučký kůň úpěl ďábelské ódy. Dnes ráno svítilo slunce a na stole ležela kniha.\n",
+    "WINDOWS-1251": "Все счастливые семьи похожи друг на друга, каждая несчастливая семья несчастлива по-своему.\n",
+    "KOI8-R": "Все счастливые семьи похожи друг на друга, каждая несчастливая семья несчастлива по-своему.\n",
+    "MACINTOSH": "Où étiez-vous hier après-midi ? La fenêtre était fermée, et le garçon mangeait des pâtes.\n",
+    "GB18030": "我喜欢吃苹果。今天天气很好，我们一起去公园散步吧。\n",
+    "BIG5": "我喜歡吃蘋果。今天天氣很好，我們一起去公園散步吧。\n",
+    "EUC-KR": "나는 사과를 먹는 것을 좋아한다. 오늘은 날씨가 아주 좋다.\n",
+}
+
+
+@pytest.mark.parametrize("charset", OTHERS)
+def test_what_is_not_surely_known_is_not_guessed_and_the_hint_converts_it(charset, tmp_path):
+    data = OTHERS[charset].encode(encodings._CODECS.get(charset, charset)) * 20
+    assert encodings.decode_text(data) is None
+    found = re.search(r"iconv -f (\S+) -t UTF-8", encodings.not_decoded(data))
+    (tmp_path / "old.txt").write_bytes(data)
+    command = ["iconv", "-f", found[1], "-t", "UTF-8", tmp_path / "old.txt"]
+    assert subprocess.run(command, check=True, capture_output=True).stdout.decode() == OTHERS[charset] * 20
+
+
+WESTERN = {
+    "French": "Où étiez-vous hier après-midi ? « La fenêtre était fermée », dit le garçon — il mangeait.\n",
+    "German": "Die Vögel saßen müde auf den Bäumen, und für die Gäste gab es süße Brötchen mit Käse.\n",
+    "Spanish": "¿Dónde está el niño? Mañana por la mañana iremos a la montaña con mi tía y su compañero.\n",
+    "Swedish": "Flickan gick över ån för att köpa ägg och bröd till sin mormor på den lilla ön i havet.\n",
+}
+
+
+@pytest.mark.parametrize("language", WESTERN)
+def test_a_western_text_in_the_old_encoding_of_windows_is_read(language):
+    text = WESTERN[language]
+    for repeated in (1, 20):
+        assert encodings.decode_text(text.encode("cp1252") * repeated) == Raw(text * repeated, encoding="windows-1252")
 
 
 def test_japanese_has_a_fifth_of_hiragana_and_hardly_any_half_width_katakana():

@@ -13,6 +13,7 @@ import pytest
 
 from tests.corpus.test_source_files import _write
 from tpullm.corpus import sources, tenki
+from tpullm.corpus.files.desktop import extra
 from tpullm.corpus.files.source_files import File
 from tpullm.recipe.schema import CorpusConfig, Recipe, Source
 from tpullm.system.errors import UserError
@@ -153,7 +154,7 @@ def test_code_counts_and_what_is_written_about_it_does_not(tmp_path):
     # What comes after a part or plans it has no part in it. Each is a module, so that a renamed one is not forgotten.
     folder = sources.Path(sources.__file__).parent
     assert all(len(list(folder.rglob(f"{name}.py"))) == 1 for name in sources._AFTERWARDS)
-    assert set(sources.code_identity()) == {"tpullm.corpus", "unicode", *sources.LIBRARIES}
+    assert set(sources.code_identity()) == {"tpullm.corpus", "unicode", *sources.LIBRARIES, *extra.versions()}
 
 
 def test_the_version_of_each_library_that_makes_parts_counts():

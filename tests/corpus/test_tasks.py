@@ -9,6 +9,7 @@ import pytest
 from tpullm.corpus import dedup, document_files, tasks, tenki
 from tpullm.corpus.dedup import text_hash
 from tpullm.corpus.document_files import Part
+from tpullm.corpus.files import encodings
 from tpullm.corpus.files.source_files import File
 from tpullm.corpus.tasks import Task
 from tpullm.recipe.schema import CorpusConfig, Source
@@ -70,6 +71,9 @@ def test_a_task_leaves_its_documents_and_their_facts(tmp_path, near):
         "dropped": [["empty", "", "CC0-1.0", 1], ["not UTF-8", "", "CC0-1.0", 1]],
         "examples": {"empty": [facts | {"file": "1.txt"}], "not UTF-8": [facts | {"file": "4.txt"}]},
         "leaks": [],
+        "not_read": [["4.txt", encodings.NOT_DECODED]],
+        "noted": {},
+        "talks": 0,
     }
 
 

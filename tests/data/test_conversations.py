@@ -76,6 +76,19 @@ def test_longer_conversations_than_the_sequence_are_left_out_and_that_is_said(ch
     longest = Conversation(say("次は?" * 40, "はい"))
     assert len(conversations.tokenize([*TALKS, longest], characters, 64, "chats.jsonl").ids) == len(CHATS)
     assert "chats.jsonl: 1 of 61 conversations are longer than 64 tokens" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_conversation_that_is_too_long_is_learned_exchange_by_exchange(characters, capsys):
+    system, first, second = {"role": "system", "content": "短く。"}, say("本は?" * 8, "はい"), say("次は?" * 8, "ええ")
+    made = conversations.tokenize([Conversation([system, *first, *second])], characters, 64, "chats")
+    alone = [
+        conversations.tokenize([Conversation([system, *part])], characters, 64, "chats") for part in (first, second)
+    ]
+    assert made.ids.tolist() == [one.ids[0] for one in alone] == [identity([system, *part]) for part in (first, second)]
+    assert made.tokens.tolist() == [token for one in alone for token in one.tokens.tolist()]
+    assert "1 conversations are longer than 64 tokens and cut into their exchanges" in " ".join(
+        capsys.readouterr().err.split()
+    )
     most = len(characters.chat_template(CHATS[0])[0]) - 1
     assert len(conversations.tokenize(TALKS[:1], characters, most, "chats").ids) == 1
     with pytest.raises(UserError, match=f"chats: no conversation of at most {most - 1} tokens .*longest has {most}"):

@@ -7,8 +7,8 @@ import contextlib
 import time
 from pathlib import Path
 
-from tpullm.corpus import collect, datacard
-from tpullm.corpus.files.source_files import OFFICE, printable
+from tpullm.corpus import collect, datacard, told
+from tpullm.corpus.files.source_files import printable
 from tpullm.corpus.filters import verdicts
 from tpullm.evaluation import tasks
 from tpullm.recipe.schema import Recipe
@@ -49,6 +49,11 @@ def main(recipe: Recipe, run: Path) -> None:
                 say(f"documents: {name}: {which} read as {encoding}")
         for line in datacard.leak_lines(card):
             say(f"documents: {line}")
+        for source in planned.sources:
+            if source.kind == "files":
+                own = [task for task in planned.tasks if task.source is source]
+                for line in told.lines(source, planned.files[source.name], own, recipe, card["conversations"]):
+                    say(f"documents: {source.name}: {line}")
         dropped = sum(sum(reasons.values()) for reasons in card["dropped"].values())
         say(
             f"documents: {card['documents']:,} with {card['characters']:,} characters in {seconds:.1f} s, "
@@ -57,7 +62,7 @@ def main(recipe: Recipe, run: Path) -> None:
 
 
 def _say_what_is_left_out(planned: collect.Plan) -> None:
-    """Print a line for each source of which only a part is read, and for each source with files that are not read."""
+    """Print a line for each source of which only a part is read."""
     for name, found in planned.files.items():
         if found.is_part:
             names = [printable(file.path.name) for file in found.read]
@@ -65,12 +70,6 @@ def _say_what_is_left_out(planned: collect.Plan) -> None:
                 f"documents: {name}: {_size(found.bytes_read)} of {_size(found.bytes_there)} are read, from "
                 f"{len(found.read):,} of {found.files_there:,} files: {_first_names(names)}"
             )
-        if skipped := found.skipped:  # office files by name, all others as a number for each reason
-            by_name = [name for names in skipped.values() for name in names if Path(name).suffix.lower() in OFFICE]
-            others = {reason: len(names) for reason, names in skipped.items() if not set(names) & set(by_name)}
-            counted = [f"{count:,} {reason}" for reason, count in sorted(others.items(), key=lambda item: -item[1])]
-            told = [f"{_first_names(by_name)} (save as .txt, .md or .html)"] * bool(by_name)
-            say(f"documents: {name}: not read: {'; '.join([*told, *[_first_names(counted)] * bool(counted)])}")
 
 
 def _size(count: int) -> str:

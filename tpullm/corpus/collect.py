@@ -23,10 +23,11 @@ from tpullm.corpus import (
     reduce,
     repeated_lines,
     tasks,
+    told,
 )
 from tpullm.corpus import sources as corpus_sources
 from tpullm.corpus.datacard import Counts
-from tpullm.corpus.document import BAD
+from tpullm.corpus.document import BAD, NOT_READ
 from tpullm.corpus.document_files import Part
 from tpullm.corpus.files import opened, readers, source_files
 from tpullm.corpus.files.source_files import Found
@@ -54,7 +55,12 @@ def inputs(recipe: Recipe) -> tuple[dict[str, Any], dict[str, Any]]:
     """
     found = corpus_sources.sources(recipe)
     corpus_sources.check(found)
-    sources = [{key: value for key, value in vars(source).items() if key != "weight"} for source in found]
+    # Without an assistant, the inputs are those of earlier versions.
+    left_out = [("assistant", "")]
+    sources = [
+        {key: value for key, value in vars(source).items() if key != "weight" and (key, value) not in left_out}
+        for source in found
+    ]
     config = fields.result(recipe.corpus) | {"sources": sources}
     if any(source.kind == "tenki" for source in found):
         config["seed"] = recipe.seed
@@ -182,8 +188,9 @@ def finish(planned: Plan, placed: list[Placed], recipe: Recipe) -> dict[str, Any
         name = f"corpus.sources: {source.name}"
         if not counts.total(source.name, "training"):
             advice = "give it more text, or set filter: false or a lower corpus.minimum_characters"
-            if dropped and set(dropped) <= {"not UTF-8", "broken encoding"}:
-                advice = "convert it to UTF-8, for example: iconv -f GB18030 -t UTF-8 OLD.txt > NEW.txt"
+            summaries = (tasks.part_summary(task) for task in planned.tasks if task.source is source)
+            if dropped and set(dropped) <= {NOT_READ, "not UTF-8", "broken encoding"}:
+                advice = told.why_nothing(summaries) or "save it as UTF-8"
             raise UserError(f"{name}: no document left to train on (dropped: {reasons}); {advice}")
         if source.held_out and not counts.total(source.name, "held_out"):
             advice = "name another file, or leave it out to hold documents out by hash"
@@ -195,6 +202,7 @@ def finish(planned: Plan, placed: list[Placed], recipe: Recipe) -> dict[str, Any
         card["leaks"] = {"drop": recipe.corpus.leaks.drop, "tasks": found}
     # The list of the parts and the card replace old ones. The stage is finished when the caller writes the manifest.
     (planned.documents / manifest.FILE).unlink(missing_ok=True)
+    card["conversations"] = told.write_conversations(planned.documents, planned.tasks)
     document_files.write_parts(planned.documents, all_parts)
     storage.write_json(planned.documents / "datacard.json", card)
     storage.write_text(planned.documents / "datacard.md", datacard.markdown(card, recipe.corpus))

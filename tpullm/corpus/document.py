@@ -21,6 +21,8 @@ class Raw:
         date: when, as the data says it.
         licence: its own licence, if the data names one. It goes before that of the source.
         reserved: why its owner does not want it to be trained on (`noai`, `tdm-reservation`); "" if nothing says so.
+        noted: what the reader chose by itself, for its user; "" if nothing.
+        talks: the conversations in it whose speakers have roles: turns of `role` and `content`.
     """
 
     text: str = ""
@@ -33,11 +35,14 @@ class Raw:
     date: str = ""
     licence: str = ""
     reserved: str = ""
+    noted: str = ""
+    talks: tuple[list[dict[str, str]], ...] = ()
 
 
 NOT_UTF8 = Raw(dropped="not UTF-8")
 # Reasons of which `max_bad` of a source bounds the number: text that is there is lost.
 UNREADABLE, BROKEN_RECORD, TOO_LARGE = "could not be read", "broken record", "too large"
+NOT_READ = "not read"  # a file of a desktop or in a zip: it is named, and the others are read
 LEAKED = "questions of a task"
 BAD = frozenset((UNREADABLE, BROKEN_RECORD, TOO_LARGE))
 # What the reasons mean for which documents are dropped.

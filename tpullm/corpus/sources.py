@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from tpullm.corpus import domains, language_detection, tenki
-from tpullm.corpus.files import source_files
+from tpullm.corpus.files import kinds, source_files
+from tpullm.corpus.files.desktop import extra
 from tpullm.corpus.files.source_files import File, name_of
 from tpullm.recipe.schema import CorpusConfig, Recipe, Source
 from tpullm.system import storage
@@ -37,6 +38,7 @@ def sources(recipe: Recipe) -> list[Source]:
         raise UserError(f"corpus.sources: the name {YOURS} is taken by your own text ({recipe.text}); choose another")
     weight = sum(source.weight for source in named) / 2 or 1.0
     own = {"licence": "your own", "weight": weight, "bytes": recipe.text_bytes, "filter": False}
+    own |= {"text_key": recipe.text_key, "assistant": recipe.text_assistant}
     return [*named, Source(YOURS, "files", recipe.text, **own)]
 
 
@@ -84,7 +86,16 @@ def upstream(found: list[Source]) -> dict[str, Any]:
             hashes |= domains.identity(source.kind, source.path)
         else:
             hashes[source.name] = hashes_at(source.path, source.held_out)
+            if source.kind == "files" and _needs_extra(hashes[source.name]):
+                hashes["documents"] = extra.versions()
     return hashes
+
+
+def _needs_extra(hashes: Sequence[Any]) -> bool:
+    """Whether a library of the extra `documents` may read some of the files: it may be installed later."""
+    names = [name for found in hashes for name in ([found] if isinstance(found, str) else found)]
+    ends = {ending for kind in (*extra.LIBRARIES, "zip") for ending in kinds.DESKTOP[kind]} | {""}
+    return any(source_files.extension(Path(name)) in ends for name in names)
 
 
 def hashes_at(*locations: str) -> list[Any]:
@@ -125,7 +136,7 @@ LIBRARIES = f"{_WEB} {_PERSONAL_DATA} pyarrow babel py3langid hojichar sudachipy
 # Keys of a source that change none of its documents by themselves: the files say it, or the whole corpus.
 _OF_THE_WHOLE = ("path", "held_out", "weight", "bytes", "max_bad")
 # Modules of this room that have no part in making a part: they plan parts, or come after them.
-_AFTERWARDS = "collect datacard law_questions near_copies reduce repeated_lines sources tracing".split()
+_AFTERWARDS = "collect datacard law_questions near_copies reduce repeated_lines sources told tracing".split()
 
 
 def part_key(source: Source, files: Sequence[File], config: CorpusConfig, seed: int, windows: str = "") -> str:
@@ -171,6 +182,7 @@ def code_identity() -> dict[str, str]:
     trees = {str(path.relative_to(folder)): _code_without_comments(path) for path in paths}
     tables = {name: (folder / name).read_text(encoding="utf-8") for name in ("filters/words.yaml", "languages.yaml")}
     versions = {name: metadata.version(name) for name in LIBRARIES}
+    versions |= extra.versions()
     return {"tpullm.corpus": storage.hash_json(trees | tables)[:16], "unicode": unicodedata.unidata_version, **versions}
 
 

@@ -20,7 +20,7 @@ from tpullm.corpus import dedup, question_windows, tenki
 from tpullm.corpus import held_out as split
 from tpullm.corpus.characters import cut
 from tpullm.corpus.dedup import text_hash
-from tpullm.corpus.document import BAD, LEAKED, Raw
+from tpullm.corpus.document import BAD, LEAKED, NOT_READ, NOT_UTF8, Raw
 from tpullm.corpus.document_files import BEGINNING, DROPPED_COLUMNS, EXAMPLES, Part, Writer
 from tpullm.corpus.files import readers
 from tpullm.corpus.files.source_files import File, name_of
@@ -28,6 +28,7 @@ from tpullm.corpus.filters import verdicts
 from tpullm.recipe.schema import CorpusConfig, Source
 from tpullm.system import storage
 
+TALKS = ".talks.jsonl"  # beside a part
 DROPPED = -1  # in the place of the row of a document
 # Records at the beginning of a file that are looked at, and how few say nothing. They are long as a rule if their
 # median is so many times the least length: it is twice for quotations, less than once for the paragraphs of novels, and
@@ -115,6 +116,9 @@ class _PartMaker:
         self.examples: dict[str, list[dict[str, str]]] = {}
         self.bad: list[str] = []  # lines about the first of them
         self.leaks: list[dict[str, Any]] = []
+        self.not_read: list[list[str]] = []  # names of files, and why
+        self.noted: dict[str, str] = {}  # by file, what its reader chose
+        self.talks: list[str] = []  # conversations to tune on, as lines of JSON
         self._windows = question_windows.load(task.windows) if task.windows else None
         self.read = self.bad_documents = self.replaced = 0
 
@@ -132,6 +136,10 @@ class _PartMaker:
         if verdict.reason:
             self._drop(raw, verdict.reason, raw.language or self.task.source.language, name)
             return 0
+        if raw.noted:
+            self.noted[name] = raw.noted
+        if not held_out:
+            self.talks += [json.dumps({"messages": talk}, ensure_ascii=False) for talk in raw.talks]
         if raw.encoding:
             self.encodings[raw.encoding] += 1
         self.replaced += verdict.replaced
@@ -160,6 +168,8 @@ class _PartMaker:
                 self.bad.append(readers.described(Path(name), raw))
             if source.max_bad >= 1 or not source.max_bad:  # stop at once if this part alone has too many
                 readers.check(source, self.bad_documents, self.read, self.bad)
+        if reason in (NOT_READ, NOT_UTF8.dropped):
+            self.not_read.append([f"{name} {raw.record}".strip(), raw.problem or reason])
         licence, digest = raw.licence or source.licence, text_hash(raw.text) if raw.text else ""
         row = (reason, digest, language, licence, name, raw.record, raw.url, raw.text[:BEGINNING])
         self._dropped.write(*row)
@@ -191,6 +201,9 @@ class _PartMaker:
             "read": self.read,
             "bad": self.bad,
             "leaks": self.leaks,
+            "not_read": self.not_read,
+            "noted": self.noted,
+            "talks": len(self.talks),
         }
 
 
@@ -205,6 +218,8 @@ def run(task: Task) -> None:
                 break
     with storage.atomic_file(task.part.beside(".npz")) as temporary, temporary.open("wb") as opened:
         np.savez(opened, **_arrays_of_facts(maker.facts))
+    if maker.talks:
+        storage.write_text(task.part.beside(TALKS), "\n".join(maker.talks) + "\n")
     storage.write_json(task.result, maker.summary())
 
 
@@ -214,8 +229,10 @@ def part_summary(task: Task) -> dict[str, Any]:
     `documents`, `held_out` (those that the recipe names) and `lines` (that are compared) are counts, `lowest` the
     lowest id of the others with its row, `dropped` rows of (reason, language, licence, count), `examples` rows of what
     was dropped by reason, `encodings` counts of documents that are not UTF-8, `replaced` pieces of personal data,
-    `read` all documents, `bad` are lines about the first unreadable documents, and `leaks` the questions of tasks
-    that were found: the fields of `question_windows.Leak`, and where; `row` is `DROPPED` if the document was.
+    `not_read` rows of files that could not be read and why, `noted` what readers chose, by file, `talks` the number of
+    conversations in the part's `TALKS`, `read` all documents, `bad` are lines about the first unreadable documents, and
+    `leaks` the questions of tasks that were found: the fields of `question_windows.Leak`, and where; `row` is `DROPPED`
+    if the document was.
     """
     return storage.read_json(task.result)
 

@@ -52,25 +52,35 @@ class Conversations:
 
 
 def tokenize(talks: Sequence[Conversation], tokenizer: Tokenizer, sequence_length: int, name: str) -> Conversations:
-    """Apply the chat template, and drop conversations of more than `sequence_length` predictions; the log counts them.
+    """Apply the chat template, and cut conversations of more than `sequence_length` predictions into their exchanges.
+
+    An exchange that is longer still is dropped; the log counts them.
 
     Raises:
         UserError: no conversation is left.
     """
-    made = []
+    made, apart, long = [], False, 0
     for talk in talks:
         messages, tools = talk.messages, talk.tools
         try:
             try:
-                made.append((talk.group, *tokenizer.chat_template(messages, tools=tools)))
+                whole = (talk.group, *tokenizer.chat_template(messages, tools=tools))
+                parts = _exchanges(messages) if len(whole[1]) - 1 > sequence_length else []
+                parts = parts if len(parts) > 1 else []
+                long += bool(parts)
+                cut = [(identity(part, tools), *tokenizer.chat_template(part, tools=tools)) for part in parts]
+                made += cut or [whole]
             except EarlierAnswersChangeError:  # then each answer ends a conversation of its own
                 ends = [n for n, message in enumerate(messages, start=1) if message["role"] == "assistant"]
                 parts = [messages[:end] for end in ends]
                 made += [(identity(part, tools), *tokenizer.last_answer(part, tools)) for part in parts]
+                apart = apart or len(parts) > 1
         except UserError as error:
             begins = messages[0]["content"][:20]
             raise UserError(f"{name}: the conversation that begins with {begins!r}: {error}") from None
-    if len(made) > len(talks):
+    if long:
+        say(f"{name}: {long:,} conversations are longer than {sequence_length} tokens and cut into their exchanges")
+    if apart:
         say(f"{name}: the chat template shows earlier answers otherwise, so each answer is learned in a row of its own")
     kept = fitting(made, [len(ids) - 1 for _, ids, _ in made], sequence_length, name, "conversation")
     return Conversations(
@@ -79,6 +89,18 @@ def tokenize(talks: Sequence[Conversation], tokenizer: Tokenizer, sequence_lengt
         offsets=np.cumsum([0, *(len(ids) for _, ids, _ in kept)]),
         ids=np.array([number for number, _, _ in kept], np.uint64),
     )
+
+
+def _exchanges(messages: Messages) -> list[Messages]:
+    """A conversation cut before each question that follows an answer, each time with what the system says."""
+    system = [message for message in messages[:1] if message["role"] == "system"]
+    found, before = [[*system]], ""
+    for message in messages[len(system) :]:
+        if message["role"] == "user" and before == "assistant":
+            found.append([*system])
+        found[-1].append(message)
+        before = message["role"]
+    return [part for part in found if any(message["role"] == "assistant" for message in part)]
 
 
 def fitting(found: Sequence[E], lengths: Sequence[int], most: int, name: str, what: str, which: str = "") -> list[E]:

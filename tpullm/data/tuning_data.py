@@ -14,6 +14,7 @@ from tpullm.data.conversations import Conversations
 from tpullm.data.prompts import Prompts
 from tpullm.data.token_store import TokenStore
 from tpullm.recipe.schema import PreferenceConfig, Recipe
+from tpullm.run import stages
 from tpullm.system.errors import UserError
 from tpullm.tokenizer import Tokenizer
 
@@ -80,6 +81,8 @@ def tuning_data(recipe: Recipe, run: Path, name: str, tokenizer: Tokenizer) -> T
         (PREFERENCES, settings.preferences, examples.Preference, partial(_preferences, settings.preference)),
         (JUDGED, settings.judged, examples.Judged, partial(_judged, settings.preference)),
     ):
+        if kind == CONVERSATIONS and (own := stages.found_conversations(recipe, run, name)):
+            names = [*names, str(own)]
         if names:
             weights[kind] = 1 - sum(weights.values()) if kind == CONVERSATIONS else 1.0
             fraction = settings.held_out_fraction

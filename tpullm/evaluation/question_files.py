@@ -12,9 +12,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from tpullm.corpus.files.json_text import JsonText, parse_json
 from tpullm.corpus.files.opened import open_bytes, readable
 from tpullm.corpus.files.source_files import extension
-from tpullm.data.examples.example_rows import READERS, JsonText, parse_json, rows_of_file
+from tpullm.data.examples.example_rows import READERS, rows_of_file
 from tpullm.system import storage
 from tpullm.system.errors import UserError
 

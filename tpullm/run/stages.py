@@ -21,6 +21,7 @@ DIGESTS = "digests.json"  # in a stage that reads a published model
 TEACHER = "teacher.json"  # in a stage with a teacher: which, and its identity
 BRANCH = "branch.json"  # in a training that starts from a checkpoint of another: which, and its identity
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")  # the files of one in the format of PEFT
+CONVERSATIONS = "conversations.jsonl"  # in the documents: those in the user's own text
 STARTED = "inputs.json"  # in a training it comes after the tokenizer: what has one has a whole tokenizer
 
 # The questions that are built in: by name, the packages that they are made from. Those of `law` are made from files.
@@ -216,6 +217,8 @@ def tuning_inputs(recipe: Recipe, run: Path, stage: str) -> dict:
     asked = set(map(question_set, settings.examples)) & QUESTION_PACKAGES.keys()
     files |= {f"questions of {name}": _question_package_versions(name) for name in sorted(asked)}
     upstream = {before: standing(recipe, run, before)} | files
+    if found := found_conversations(recipe, run, stage):
+        upstream["conversations in your text"] = storage.hash_file(found)
     if settings.teacher.model:
         upstream["the teacher"] = teacher(recipe, run, stage)[1]
     if settings.documents:
@@ -223,6 +226,13 @@ def tuning_inputs(recipe: Recipe, run: Path, stage: str) -> dict:
     # Without an imported base, the model is among the inputs of pretraining.
     model = {"model": part(recipe.model, Changes.TRAINING)} if recipe.foundation == "base" else {}
     return manifest.inputs(settings, upstream, settings.train, seed=recipe.seed, **model)
+
+
+def found_conversations(recipe: Recipe, run: Path, stage: str) -> Path | None:
+    """The conversations that collect found in the user's own text, for the first stage that learns from any."""
+    path = run / "documents" / CONVERSATIONS
+    learns = next((name for name, settings in recipe.finetune.items() if settings.conversations), "")
+    return path if recipe.text and stage == learns and path.exists() else None
 
 
 def question_set(name: str) -> str:

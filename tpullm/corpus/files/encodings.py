@@ -5,15 +5,18 @@ A name of an encoding means what browsers mean by it (Encoding Standard, WHATWG)
 Python's `euc_jp` and `iso2022_jp` hold JIS X 0208 alone and fail at the ① and ㈱ of Windows (section 12 of the
 standard). Its `cp932` has them in the same rows and columns, so each pair of bytes is looked up there.
 
-A file that declares nothing is UTF-8, UTF-16 or certainly Japanese, else it is not read: text in a wrong encoding is
-worse than none. charset-normalizer 3.5.3 guesses. Of 120 pieces of Soseki (8 to 67 characters) it finds 102 in
+A file that declares nothing is UTF-8, UTF-16, certainly Japanese or certainly in a language of Western Europe
+(windows-1252), else it is not read: text in a wrong encoding is worse than none. `not_decoded` says which encoding it
+may have. charset-normalizer 3.5.3 guesses. Of 120 pieces of Soseki (8 to 67 characters) it finds 102 in
 Shift_JIS and 42 in EUC-JP, and takes most of the others for Korean; of his four books in ISO-2022-JP it finds one. The
 rules here find all of these.
 """
 
+import codecs
 import functools
 import re
 
+from tpullm.corpus import language_detection as languages
 from tpullm.corpus.document import Raw
 
 BYTE_ORDER_MARKS = {b"\xef\xbb\xbf": "utf-8", b"\xff\xfe": "utf-16le", b"\xfe\xff": "utf-16be"}
@@ -40,9 +43,43 @@ SAMPLED = 100_000
 # Of a page that declares its encoding. `verdicts.unreadable` has the same bound for all text.
 BROKEN, MOST_BROKEN = "\ufffd", 0.001
 
+NOT_DECODED = "is in an unknown encoding; save it as UTF-8"
+# Western text in windows-1252 has single bytes beyond ASCII, between letters; that of other encodings has runs of them,
+# or becomes marks that nobody writes so often.
+WESTERN = set("fr de es it pt nl da sv no nb nn fi is ca gl eu ga lb oc br fo fy af wa".split())
+WESTERN_LETTERS = set("àâäáãåæçéèêëíìîïñóòôöõøœúùûüýÿßªºðþ«»’‘“”–—…€°§·¿¡£©\xa0")
+MOST_TOGETHER, LEAST_WESTERN, MOST_MARKED = 1.3, 0.95, 0.25  # bytes of a run; shares of the bytes, of the letters
+LEAST_GUESSED = 40  # bytes of a file whose encoding is guessed for a hint
+_BEYOND_ASCII = re.compile(rb"[\x80-\xff]+")
+# The first bytes of kana, punctuation and the kanji of JIS level 1, and the least share of characters with one.
+_COMMON_IN_SHIFT_JIS = bytes([*range(0x81, 0x85), *range(0x88, 0x99)])
+LEAST_KANJI, LEAST_COMMON = 12, 0.9
+LEAST_SCORE = 0.6  # of a hint
+# What else a file may be, for a hint: the name for iconv, the languages, and the first bytes of the common characters
+# of two bytes.
+_OLD = {
+    "WINDOWS-1252": (WESTERN, b""),
+    "MACINTOSH": (WESTERN, b""),
+    "CP850": (WESTERN, b""),
+    "WINDOWS-1250": ({"cs", "pl", "hu", "sk", "sl", "hr", "ro", "bs"}, b""),
+    "ISO-8859-2": ({"cs", "pl", "hu", "sk", "sl", "hr", "ro", "bs"}, b""),
+    "WINDOWS-1251": ({"ru", "uk", "bg", "be", "sr", "mk"}, b""),
+    "KOI8-R": ({"ru", "bg"}, b""),
+    "WINDOWS-1253": ({"el"}, b""),
+    "WINDOWS-1254": ({"tr", "az"}, b""),
+    "WINDOWS-1255": ({"he"}, b""),
+    "WINDOWS-1256": ({"ar", "fa", "ur"}, b""),
+    "CP874": ({"th"}, b""),
+    "EUC-KR": ({"ko"}, bytes(range(0xB0, 0xC9))),
+    "GB18030": ({"zh", "yue", "wuu"}, bytes(range(0xB0, 0xD8))),
+    "BIG5": ({"zh", "yue", "wuu"}, bytes(range(0xA4, 0xC7))),
+}
+_CODECS = {"MACINTOSH": "mac_roman"}
+
 ESCAPES = re.compile(rb"\x1b(\([BJI]|\$[@B])")
 PAIRS = (b"$@", b"$B")  # what follows an escape to pairs of bytes
 _EUC_JP = re.compile(rb"(?P<pairs>(?:[\xa1-\xfe]{2})+)|[\x00-\x7f]+|\x8e[\xa1-\xdf]|\x8f[\xa1-\xfe]{2}|[\x80-\xff]")
+_CAPITAL = re.compile("(?<=[a-zа-яё\u00df-\u00ff])[A-ZА-ЯЁ\u00c0-\u00de]")
 _LONE = re.compile("[\uf8f0-\uf8f3]")  # the private characters for which Python's `cp932` reads four lone bytes
 
 
@@ -63,7 +100,62 @@ def decode_text(data: bytes) -> Raw | None:
             utf_16 = decode(data, charset)
             if utf_16 and "\0" not in utf_16 and _has_ascii_and_kana(utf_16, LEAST_PLAIN):
                 return Raw(utf_16, encoding="UTF-16")
-    return None if text is None else Raw(text)
+    return _decode_kanji(data) or _decode_western(data) if text is None else Raw(text)
+
+
+def _decode_kanji(data: bytes) -> Raw | None:
+    """A text of Shift_JIS without hiragana, such as a table of names and places; None for any other file.
+
+    All its characters of two bytes are common ones, and half-width katakana are few: other encodings give many.
+    """
+    text = decode(data, "shift_jis")
+    wide = [letter.encode("cp932", "replace") for letter in (text or "")[:SAMPLED] if letter > "\x7f"]
+    common = sum(len(letter) == 2 and letter[0] in _COMMON_IN_SHIFT_JIS for letter in wide)
+    is_known = len(wide) >= LEAST_KANJI and common >= LEAST_COMMON * len(wide)
+    return Raw(text, "ja", encoding=JAPANESE_CHARSETS["shift_jis"]) if is_known else None
+
+
+def _decode_western(data: bytes) -> Raw | None:
+    """The text of a file that is certainly windows-1252, in a language of Western Europe; None for any other file."""
+    text = decode(data, "windows-1252")
+    if text is None or b"\0" in data:
+        return None
+    runs = _BEYOND_ASCII.findall(data[:SAMPLED])
+    size, letters = sum(map(len, runs)), sum(map(str.isalpha, text[:SAMPLED])) or 1
+    known = sum(letter.lower() in WESTERN_LETTERS for run in runs for letter in run.decode("cp1252", "replace"))
+    is_western = (
+        size <= MOST_TOGETHER * len(runs)
+        and known >= LEAST_WESTERN * size
+        and size <= MOST_MARKED * letters
+        and languages.guess(text) in WESTERN
+    )
+    return Raw(text, encoding="windows-1252") if is_western else None
+
+
+def not_decoded(data: bytes) -> str:
+    """What is wrong with a text in another encoding, and the command that converts it if that can be guessed."""
+    best, found = 0.0, ""
+    sample = data[:SAMPLED] if len(data) >= LEAST_GUESSED else b""
+    for name, (spoken, common) in _OLD.items():
+        try:
+            decoder = codecs.getincrementaldecoder(_CODECS.get(name, name))()
+            text = decoder.decode(sample)
+        except UnicodeDecodeError:
+            continue
+        runs = b"".join(_BEYOND_ASCII.findall(sample))
+        # Of two bytes, the share of common first ones; of one byte, that of small letters: a wrong encoding of Cyrillic
+        # has capital ones, also in the middle of a word.
+        beyond = [letter for letter in text if letter > "\x7f"]
+        wrong = len(_CAPITAL.findall(text))
+        small = sum(letter.isalpha() and not letter.isupper() for letter in beyond)
+        score = (small - wrong) / max(1, len(beyond))
+        if common:
+            score = sum(byte in common for byte in runs[::2]) / max(1, len(runs[::2]))
+        if score > max(best + 0.02, LEAST_SCORE) and languages.guess(text) in spoken:
+            best, found = score, name
+    if not found:
+        return NOT_DECODED
+    return f"is not UTF-8; it looks like {found}: iconv -f {found} -t UTF-8 OLD.txt > NEW.txt"
 
 
 def decode_japanese(data: bytes, foreign: bool = False) -> Raw | None:

@@ -83,10 +83,15 @@ def too_large() -> Raw:
     return Raw(dropped=TOO_LARGE, problem=f"is a page of more than {MOST_PAGE_BYTES >> 20} MiB")
 
 
-def extract(page: str, headers: Sequence[Sequence[str]]) -> list[str]:
+def extract(page: str, headers: Sequence[Sequence[str]], whole: bool = False) -> list[str]:
     """In the child: the main text of a page, and why its owner does not want it to be trained on ("" if nothing says).
 
     The main text is without menus and comments, or all text if that is empty.
+
+    Args:
+        page: its HTML.
+        headers: of the answer of the server.
+        whole: take all text: of a chapter of a book, or a mail.
     """
     from resiliparse.extract.html2text import extract_plain_text
     from resiliparse.parse.html import HTMLTree
@@ -99,7 +104,7 @@ def extract(page: str, headers: Sequence[Sequence[str]]) -> list[str]:
         tags = [node for node in tree.document if node.tag == "meta"]
     metas = [{name: tag.getattr(name) or "" for name in ("name", "http-equiv", "property", "content")} for tag in tags]
     written_by = " ".join(meta["content"] for meta in metas if meta["name"].lower() == "generator")
-    is_manual = GENERATORS.search(written_by) or tree.document.query_selector(MANUAL)
+    is_manual = whole or GENERATORS.search(written_by) or tree.document.query_selector(MANUAL)
     settings = {"preserve_formatting": True, "alt_texts": False, "comments": False, "skip_elements": NAVIGATION}
     if not is_manual:
         _sink_lists(tree)

@@ -6,6 +6,7 @@ broken line with a warning, and its WARC reader needs two C libraries to guess w
 """
 
 import codecs
+import contextlib
 import dataclasses
 import io
 import re
@@ -14,9 +15,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from tpullm.corpus import domains
-from tpullm.corpus.document import NOT_UTF8, UNREADABLE, Raw
+from tpullm.corpus.document import NOT_READ, NOT_UTF8, UNREADABLE, Raw
 from tpullm.corpus.domains import programming
-from tpullm.corpus.files import encodings, laws, opened, pages, records, warc
+from tpullm.corpus.files import archives, encodings, laws, opened, pages, records, warc
+from tpullm.corpus.files.desktop import reading
 from tpullm.corpus.files.source_files import File, printable
 from tpullm.recipe.schema import Source
 from tpullm.system import storage
@@ -34,11 +36,15 @@ def read(file: File, source: Source) -> Iterator[Raw]:
     What cannot be read is a document with a reason of `document.BAD`, be it a record or the rest of the file: nothing
     in a file is an error here.
     """
-    with storage.brief_copy(file.path) as path:
-        documents = MANY[file.kind](path, file, source) if file.kind in MANY else _document_of_file(path, file)
-        left = file.bytes
+    # One file of many that is broken is named and left out; of what a source is made of, `max_bad` decides.
+    whole = NOT_READ if file.kind in reading.READERS or file.member else UNREADABLE
+    with contextlib.ExitStack() as closing:
+        path, left = closing.enter_context(storage.brief_copy(file.path)), file.bytes
         try:
             with opened.reading():
+                if file.member:
+                    path = closing.enter_context(archives.unpacked(path, file.member))
+                documents = MANY[file.kind](path, file, source) if file.kind in MANY else _document_of_file(path, file)
                 for raw in documents:
                     yield raw
                     if file.is_part and file.kind in MANY:
@@ -46,7 +52,7 @@ def read(file: File, source: Source) -> Iterator[Raw]:
                         if left <= 0:
                             return
         except opened.Unreadable as error:
-            yield Raw(dropped=UNREADABLE, problem=str(error))
+            yield Raw(dropped=whole, problem=str(error))
 
 
 def check(source: Source, bad: int, documents: int, first: Sequence[str]) -> None:
@@ -88,7 +94,7 @@ def _document_of_file(path: Path, file: File) -> Iterator[Raw]:
     for where, data in _pieces_of_file(path, file):
         found = encodings.decode_text(data)
         if found is None:
-            yield dataclasses.replace(NOT_UTF8, record=where)
+            yield dataclasses.replace(NOT_UTF8, record=where, problem=encodings.not_decoded(data))
             continue
         text = pages.markdown_to_text(found.text) if file.kind == "markdown" else found.text
         language = "code" if file.kind == "code" else found.language
@@ -104,6 +110,10 @@ MANY: dict[str, Callable[[Path, File, Source], Iterator[Raw]]] = {
     "law": lambda path, file, source: laws.documents(path),
     "licences": lambda path, file, source: domains.licences.documents(path, source.path),
     "medicine": lambda path, file, source: domains.medicine.documents(path),
+    **dict.fromkeys(
+        reading.READERS,
+        lambda path, file, source: reading.read(path, file.kind, reading.Wanted(source.text_key, source.assistant)),
+    ),
 }
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tpullm.corpus.document import BROKEN_RECORD, NOT_UTF8, TOO_LARGE, UNREADABLE, Raw
-from tpullm.corpus.files import encodings, opened
+from tpullm.corpus.files import encodings, opened, talks
 from tpullm.corpus.files.source_files import File
 from tpullm.system.log import one_line
 
@@ -63,7 +63,7 @@ def read_json_lines(path: Path, file: File, text_key: str) -> Iterator[Raw]:
                 yield Raw(dropped=TOO_LARGE if line is None else NOT_UTF8.dropped, record=where, problem=problem)
                 continue
             try:
-                yield _record_document(json.loads(text), text_key, where)
+                yield record_document(json.loads(text), text_key, where)
             except ValueError as error:
                 yield _broken_record(where, f"is not JSON ({getattr(error, 'msg', error)})")
             except RecursionError:
@@ -80,7 +80,7 @@ def read_parquet(path: Path, file: File, text_key: str) -> Iterator[Raw]:
         names, groups = opened.in_child(f"{__name__}:look", str(path))
     except opened.Unreadable as error:
         raise opened.Unreadable(f"is not Parquet or is cut off ({error}); copy or download it again") from None
-    if text_key not in names:
+    if text_key not in names and not talks.has_keys(names):
         columns = ", ".join(names)
         raise opened.Unreadable(f"has no column {text_key!r}: its columns are {columns}; set text_key of the source")
     first = 0
@@ -104,7 +104,7 @@ def _row_group_documents(path: str, number: int, first: int, count: int, size: i
             where = f"rows from {first + taken + 1} to {first + count}"
             yield Raw(dropped=UNREADABLE, record=where, problem=f"cannot be read ({error})")
             return
-        yield from (Raw(*fields) for fields in found)
+        yield from (Raw(*texts, tuple(said)) for *texts, said in found)
         taken += len(found)
         if not found:
             return
@@ -115,8 +115,10 @@ def _broken_record(where: str, problem: str) -> Raw:
     return Raw(dropped=BROKEN_RECORD, record=where, problem=problem)
 
 
-def _record_document(record: Any, key: str, where: str) -> Raw:
-    """The document of one record; null is an empty one."""
+def record_document(record: Any, key: str, where: str) -> Raw:
+    """The document of one record; null is an empty one. Without the key, a conversation is one."""
+    if isinstance(record, dict) and key not in record and (talk := talks.labelled(record)):
+        return Raw(talks.as_text(talk), record=where, talks=(talk,))
     if not isinstance(record, dict) or key not in record:
         is_object = isinstance(record, dict)
         there = f"its keys are {one_line(', '.join(record), 200)}" if is_object else "it is not an object"
@@ -202,7 +204,7 @@ def rows(path: str, group: int, text_key: str, batch: int, taken: int, first: in
     if not found or found[0][0] != taken:  # the answer of the call before was lost
         _numbered_parquet_rows.cache_clear()
         found = list(itertools.islice(_numbered_parquet_rows(path, group, text_key, batch), taken, taken + batch))
-    documents = (_record_document(row, text_key, f"row {first + number + 1}") for number, row in found)
+    documents = (record_document(row, text_key, f"row {first + number + 1}") for number, row in found)
     return [list(dataclasses.astuple(document)) for document in documents]
 
 
@@ -211,7 +213,8 @@ def _numbered_parquet_rows(path: str, group: int, text_key: str, batch: int) -> 
     """The rows of one row group with their numbers, one after the other."""
     table = _parquet_file(path)
     names = table.schema_arrow.names
-    columns = [name for name in names if name == text_key or name.lower() in NAMES or name in INNER]
+    kept = {text_key, *INNER} if text_key in names else {*talks.KEYS, *INNER}
+    columns = [name for name in names if name in kept or name.lower() in NAMES]
     batches = table.iter_batches(batch_size=batch, row_groups=[group], columns=columns, use_threads=False)
     return enumerate(row for one in batches for row in _python_rows(one, text_key))
 

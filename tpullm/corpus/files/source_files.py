@@ -26,36 +26,21 @@ from pathlib import Path
 from typing import Any
 
 from tpullm.corpus import domains
+from tpullm.corpus.document import NOT_READ
 from tpullm.corpus.domains import programming
+from tpullm.corpus.files import archives, kinds, opened
 from tpullm.recipe.schema import Source
 from tpullm.system import storage
 from tpullm.system.errors import UserError
 
 UNKNOWN = "unknown extension"
 NO_FILE = "a broken link, or no file"  # or a link to a folder, or what cannot be looked at
+NESTED = "a zip file in a zip file; unpack the outer one"
+NO_TEXT = "no text in it"  # by its first bytes
 _SHOWN = 13  # extensions in an error: those of text come first, those of code after them
-EXTENSIONS = {
-    "text": (".txt", ".text", ".rst"),
-    "markdown": (".md", ".markdown"),
-    "html": (".html", ".htm", ".xhtml"),
-    "jsonl": (".jsonl", ".ndjson"),
-    "parquet": (".parquet",),
-    "warc": (".warc", ".wet"),
-    "code": (
-        ".py .pyi .js .mjs .jsx .ts .tsx .java .kt .scala .c .h .cc .cpp .cxx .hpp .cu .cs .go .rs .rb .php .swift .sh "
-        ".bash .sql .r .jl .lua .pl .pm .hs .ml .ex .exs .erl .clj .dart .zig .vim .el .lisp .scm .css .scss .proto"
-    ).split(),
-}
 # Kinds of sources that read what is installed with Python, and their files by the path of the source.
 _DOMAINS = {kind: partial(domains.files, kind) for kind in domains.SOURCES}
 INSTALLED: dict[str, Callable[[str], list[Path]]] = {"python": programming.files} | _DOMAINS
-KINDS = {extension: kind for kind, extensions in EXTENSIONS.items() for extension in extensions}
-# What else a source of one kind reads: Dolma and C4 have JSON Lines in `.json.gz`. Elsewhere `.json` is settings. Of a
-# law the content says what it is.
-ALSO = {"jsonl": (".json",), "law": (".xml", ".json", ".txt")}
-# Text in formats that are not read. The log names such files, so that the user knows that they were left out.
-OFFICE = (".pdf", ".doc", ".docx", ".odt", ".rtf", ".epub", ".pages", ".ppt", ".pptx", ".xls", ".xlsx")
-COMPRESSED = (".gz", ".bz2", ".zst", ".xz")
 _HIDDEN = re.compile(r"(^|/)(\.|__pycache__/)")
 VENDORED = {"node_modules", "vendor", "third_party", "site-packages", "dist-packages", "venv"}
 
@@ -72,12 +57,13 @@ class File:
 
     Args:
         path: where it is.
-        kind: how it is read, a key of `EXTENSIONS` or of `INSTALLED`.
-        bytes: how many of its bytes are read.
+        kind: how it is read, a key of `kinds.EXTENSIONS`, of `kinds.DESKTOP` or of `INSTALLED`.
+        bytes: how many of its bytes are read, or about how many its text has (`kinds.BYTES_PER_TEXT`).
         held_out: whether the recipe holds its documents out.
         is_part: whether only its first `bytes` are read.
         start: the first byte of the range that is read: what begins in it (a line, a row group) belongs to it.
         stop: the byte after the range; None for the end of the file.
+        member: its name in the zip file at `path`; "" if it is a file by itself.
     """
 
     path: Path
@@ -87,6 +73,7 @@ class File:
     is_part: bool = False
     start: int = 0
     stop: int | None = None
+    member: str = ""
 
     @property
     def is_range(self) -> bool:
@@ -149,19 +136,20 @@ def find(source: Source, downloads: Path) -> Found:
     for file in sorted(found, key=lambda file: hashlib.sha256(name_of(file, source).encode()).digest()):
         taken = min(left, file.bytes)
         if taken > 0:
-            chosen[file.path] = dataclasses.replace(file, bytes=taken, is_part=taken < file.bytes)
+            chosen[file.path, file.member] = dataclasses.replace(file, bytes=taken, is_part=taken < file.bytes)
             left -= taken
-    read = [chosen[file.path] for file in found if file.path in chosen]
+    read = [chosen[key] for file in found if (key := (file.path, file.member)) in chosen]
     return Found([*held_out, *read], skipped, len(found), total)
 
 
 def name_of(file: File, source: Source) -> str:
     """The path of a file in the folder of its source, as `printable` has it; of a file from the web, its own name."""
+    inner = f"/{archives.name_of(file.member)}" if file.member else ""
     if is_url(source.path):
-        return file.path.name
+        return printable(f"{file.path.name}{inner}")
     root = programming.folder() if source.kind == "python" else storage.path(source.path)
     inside = file.path != root and file.path.is_relative_to(root)
-    return printable(str(file.path.relative_to(root)) if inside else file.path.name)
+    return printable(f"{file.path.relative_to(root) if inside else file.path.name}{inner}")
 
 
 def printable(name: str) -> str:
@@ -173,33 +161,99 @@ def printable(name: str) -> str:
 def _files_at_location(source: Source, downloads: Path, skipped: dict[str, list[str]], location: str) -> list[File]:
     """The files at a location; the names of those that are not read are added to `skipped`, by reason."""
     path = fetch(location, downloads) if is_url(location) else storage.path(location)
+    where, found, left_out = f"corpus.sources: {source.name}", [], dict[str, list[str]]()
     if path.is_file():
-        # A single file is read as the source says, whatever its extension. A file without an extension is text.
-        kind = source.kind if source.kind != "files" else KINDS.get(extension(path) or ".txt")
-        if kind is None:
-            advice = f"tpullm reads {_known_extensions('files')}; save it as text"
-            raise UserError(f"corpus.sources: {source.name}: {path}: unknown extension; {advice}")
-        return [File(path, kind, path.stat().st_size)]
-    found, reasons = [], set()
-    for file, status in files_below(path):
-        status, name = status or status_of(file), file.relative_to(path)
-        kind = source.kind if extension(file) in ALSO.get(source.kind, ()) else KINDS.get(extension(file))
-        if not status:
-            reason = NO_FILE
-        elif kind == "code" and VENDORED.intersection(name.parts):
-            reason = "other people's code"
-        elif kind and source.kind in ("files", kind):
-            found.append(File(file, kind, status.st_size))
-            continue
+        kind = _kind_of_single_file(path, source, where)
+        if kind != "zip":
+            return [_file(path, kind, path.stat().st_size)]
+        there: list[tuple[Path, Any]] = [(path, path.stat())]
+    else:
+        there = files_below(path)
+    for file, status in there:
+        status, name = status or status_of(file), file.relative_to(path) if file != path else Path(file.name)
+        kind, reason = _kind_or_reason(name, source, partial(_head_of_file, file)) if status else ("", NO_FILE)
+        if kind == "zip" and source.kind in ("files", *kinds.EXTENSIONS):
+            try:
+                with storage.brief_copy(file) as local:
+                    inside = archives.members(local)
+            except opened.Unreadable as error:
+                left_out.setdefault(NOT_READ, []).append(f"{printable(str(name))}: {error}")
+                continue
+            for member, size in inside:
+                inner = Path(archives.name_of(member))
+                kind, reason = _kind_or_reason(inner, source, partial(_head_of_member, file, member))
+                if kind and kind != "zip":
+                    found.append(_file(file, kind, size, member))
+                    continue
+                left_out.setdefault(NESTED if kind else reason, []).append(printable(f"{name}/{inner}"))
+        elif kind:
+            found.append(_file(file, kind, status.st_size))
         else:
-            reason = f"{UNKNOWN} ({printable(extension(name)) or 'none'})"
-        reasons.add(reason)
-        skipped.setdefault(reason, []).append(printable(str(name)))
+            left_out.setdefault(reason, []).append(printable(str(name)))
     if not found:
-        seen = ", ".join(sorted(reasons)) or "it is empty"
+        seen = ", ".join([*left_out.get(NOT_READ, ()), *sorted({*left_out} - {NOT_READ})]) or "it is empty"
         kind = f"{source.kind} ({_known_extensions(source.kind)})"
-        raise UserError(f"corpus.sources: {source.name}: {location} holds no file of kind {kind}; there is: {seen}")
+        raise UserError(f"{where}: {location} holds no file of kind {kind}; there is: {seen}")
+    for reason, names in left_out.items():
+        skipped.setdefault(reason, []).extend(names)
     return found
+
+
+def _file(path: Path, kind: str, size: int, member: str = "") -> File:
+    return File(path, kind, -(-size // kinds.BYTES_PER_TEXT.get(kind, 1)), member=member)
+
+
+def _kind_of_single_file(path: Path, source: Source, where: str) -> str:
+    """The kind of a source that is one file: as the source says whatever its extension is, but for a zip file.
+
+    Raises:
+        UserError: it is a kind that is not read; the error says what to do.
+    """
+    if source.kind != "files":
+        return "zip" if extension(path) == ".zip" else source.kind
+    kind, reason = _kind_or_reason(Path(path.name), source, partial(_head_of_file, path))
+    if not kind:
+        raise UserError(f"{where}: {path}: {reason}; {kinds.way_out(extension(path))}")
+    return kind
+
+
+def _kind_or_reason(name: Path, source: Source, head: Callable[[], bytes]) -> tuple[str, str]:
+    """How a file is read, or else why it is not.
+
+    Args:
+        name: its name, in its folder.
+        source: the source.
+        head: reads its first bytes.
+    """
+    ends = extension(name)
+    kind = kinds.of_extension(ends, source.kind)
+    if kind == "code" and VENDORED.intersection(name.parts):
+        return "", "other people's code"
+    if source.kind == "files" and kind == "text" and name.suffix.lower() == ".txt":
+        return kinds.of_text(head()), ""
+    if kind or source.kind != "files" or kinds.is_believed(ends):
+        return kind or "zip" * (ends == ".zip"), f"{UNKNOWN} ({printable(ends) or 'none'})"
+    kind = kinds.of_content(head())
+    return kind, "" if kind else NO_TEXT
+
+
+def _head_of_file(path: Path) -> bytes:
+    """The first bytes of a file, decompressed. On `gs://` none are read: there the extension alone decides."""
+    if storage.is_remote(path):
+        return b""
+    try:
+        with opened.reading(), opened.open_bytes(path, by_content=True) as stream:
+            return stream.read(kinds.HEAD_BYTES)
+    except opened.Unreadable:
+        return b""
+
+
+def _head_of_member(path: Path, member: str) -> bytes:
+    try:
+        with storage.brief_copy(path) as local:
+            return archives.head(local, member, kinds.HEAD_BYTES)
+    except opened.Unreadable:
+        return b""
 
 
 def status_of(path: Path) -> Any:
@@ -213,13 +267,13 @@ def status_of(path: Path) -> Any:
 
 def _known_extensions(kind: str) -> str:
     """The extensions of a kind, for an error; of many, the first."""
-    found = list(KINDS if kind == "files" else (*EXTENSIONS.get(kind, ()), *ALSO.get(kind, ())))
+    found = kinds.known_extensions(kind)
     return " ".join([*found[:_SHOWN], *(["…"] if found[_SHOWN:] else [])])
 
 
 def extension(path: Path) -> str:
     """The last extension in lower case, without that of a compression: `.jsonl` for `a.JSONL.gz`."""
-    plain = path.with_suffix("") if path.suffix.lower() in COMPRESSED else path
+    plain = path.with_suffix("") if path.suffix.lower() in kinds.COMPRESSED else path
     return plain.suffix.lower()
 
 
@@ -253,7 +307,9 @@ def parts(files: Sequence[File]) -> list[tuple[tuple[File, ...], int]]:
             continue
         bundles[-1].append(file)
         # Of files of `n` bytes, `n / BUNDLE_BYTES` end a bundle.
-        chance = int.from_bytes(hashlib.sha256(printable(file.path.name).encode()).digest()[:8], "big") / 2**64
+        chance = (
+            int.from_bytes(hashlib.sha256(printable(file.path.name + file.member).encode()).digest()[:8], "big") / 2**64
+        )
         if chance * BUNDLE_BYTES < max(file.bytes, FILE_BYTES):
             bundles.append([])
     return [(tuple(bundle), sum(file.bytes for file in bundle)) for bundle in bundles if bundle]
@@ -261,7 +317,8 @@ def parts(files: Sequence[File]) -> list[tuple[tuple[File, ...], int]]:
 
 def ranges_of_file(file: File) -> list[File]:
     """A file in ranges of about `RANGE_BYTES`, or whole if it can't be cut; what is appended changes the last one."""
-    can_be_cut = file.kind in CUT_KINDS and file.path.suffix.lower() not in COMPRESSED and not file.is_part
+    is_packed = file.member or file.path.suffix.lower() in kinds.COMPRESSED
+    can_be_cut = file.kind in CUT_KINDS and not is_packed and not file.is_part
     count = max(file.bytes // RANGE_BYTES, 1) if can_be_cut else 1
     starts = [number * RANGE_BYTES for number in range(count)]
     return [

