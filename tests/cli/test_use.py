@@ -10,6 +10,7 @@ from tests.small_model import session_of, small_tokenizer  # noqa: F401
 from tpullm.cli import chat, main
 from tpullm.engine import session as session_module
 from tpullm.engine.engine import Engine
+from tpullm.engine.generation import conversation_ids
 from tpullm.engine.request import Request, whole_characters
 from tpullm.recipe.sampling import GREEDY
 
@@ -138,12 +139,11 @@ def test_chat_goes_on_after_a_line_that_is_too_long(use):
     assert code == 0 and "holds 32" in err
 
 
-def test_chat_leaves_out_its_oldest_turns(session, capsys):
+def test_chat_leaves_out_its_oldest_turns(session):
     answer = {"role": "assistant", "content": "はい"}
     turns = [user("雨?"), answer] * 6
-    ids = chat._prompt_of_conversation(session, [*turns, user("雪?")], 8)
+    ids, dropped = conversation_ids(session, [*turns, user("雪?")], 8)
     assert len(ids) <= session.context_length - 8
-    dropped = int(re.search(r"oldest turns \((\d+)\) are left out", capsys.readouterr().err)[1])
     kept, _ = session.tokenizer.chat_template([*turns[2 * dropped :], user("雪?")], add_generation_prompt=True)
     one_more, _ = session.tokenizer.chat_template([*turns[2 * dropped - 2 :], user("雪?")], add_generation_prompt=True)
     assert ids == kept and len(one_more) > session.context_length - 8

@@ -48,7 +48,9 @@ def answer_questions(
 
 
 def conversation_ids(session: Session, messages: Messages, tokens: int) -> tuple[list[int], int]:
-    """The ids of a conversation up to where the model answers, and how many of its oldest turns `without_old_turns` leaves out.
+    """The ids of a conversation up to where the model answers, and how many of its oldest turns are left out.
+
+    `without_old_turns` leaves them out, to make room for an answer of `tokens`.
 
     Raises:
         UserError: the last message alone is longer than the context.

@@ -149,7 +149,9 @@ def test_importing_the_package_has_no_effect_and_a_terminal_without_japanese_get
     code = "import os; before = dict(os.environ); import tpullm; assert dict(os.environ) == before"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
     env = os.environ | {"PYTHONIOENCODING": "ascii"}
-    assert b"blank '?????" in subprocess.check_output([sys.executable, "-m", "tpullm", "--help"], env=env)
+    assert b"blank runs/quickstart '?????" in subprocess.check_output(
+        [sys.executable, "-m", "tpullm", "--help"], env=env
+    )
 
 
 @pytest.fixture
