@@ -11,6 +11,7 @@ from decimal import Decimal
 
 import plan_all
 import pytest
+import quickstart_pages
 
 from tests.conftest import ROOT
 from tests.planning.test_economics import errors
@@ -93,17 +94,47 @@ def test_readme_has_the_ratios_of_the_cpu():
     assert f"torch is {new} on Python 3.13 and {old} on Python 3.11" in speed
 
 
-def test_readme_shows_a_run_that_was_recorded():
-    """Some lines are shortened (`...`)."""
-    recorded = (RESULTS / "quickstart.txt").read_text("utf-8").splitlines()
-    for page in ROOT.glob("README*.md"):
+def test_pages_show_a_run_that_was_recorded():
+    """Some lines are shortened (`...`). What is said in sentences is held too, where it stands in a line of the run."""
+    recorded = quickstart_pages.RECORD.read_text("utf-8").splitlines()
+    for page in quickstart_pages.PAGES:
         text = page.read_text("utf-8")
-        (block,) = re.findall(r"```text\n(documents: .*?)```", text, re.DOTALL)
-        for line in block.splitlines():
-            like = re.compile(".*".join(map(re.escape, line.split("..."))))
-            assert any(like.fullmatch(one) for one in recorded), line
-        (distance,) = re.findall(r"entropy +│ .* = ([\d.]+)", block)
-        assert f"{float(distance):.3f}" in text.replace(block, "")
+        lines = [line for block in quickstart_pages.BLOCK.findall(text) for line in block.splitlines()]
+        printed = [line for line in lines if any(map(quickstart_pages.like(line).fullmatch, recorded))]
+        assert len(printed) > 8
+        assert [line for line in printed if not quickstart_pages.shows(line, recorded)] == []
+        sentences = quickstart_pages.BLOCK.sub("", text)
+        for shown in re.findall(r"entropy +│ .* = ([\d.]+)", "\n".join(printed)):
+            assert f"{float(shown):.3f}" in sentences
+        for shown in re.findall(r"tuned / base +│ ([\d.]+%)", "\n".join(printed)) if "five-steps" in page.name else ():
+            assert shown in sentences
+
+
+def test_a_line_of_a_page_is_renewed_by_the_line_that_says_the_same():
+    before = [
+        "step     10/480  loss 6.7  grad norm 1.3",
+        "step    250/480  loss 1.6  grad norm 0.2",
+        "step    480/480  loss 1.5  grad norm 0.2",
+    ]
+    before += [
+        "step     10/200  loss 1.6  grad norm 2.6",
+        "│ right answers │ 97.5% of 325 │",
+        "tokens: a: 1,234 for training",
+    ]
+    log = [f"step {n:6}/44  loss {50 - n}.5  grad norm 0.1" for n in (10, 20, 30, 40, 44)]
+    log += [
+        "step     10/68  loss 9.9  grad norm 1e-08",
+        "│ right answers │ 100.0% of 47  │",
+        "tokens: a: 9 for training",
+    ]
+    renewed = [quickstart_pages.renewed(line, before, log) for line in before]
+    assert renewed == [log[0], log[2], log[4], log[5], log[6], log[7]]
+    assert (
+        quickstart_pages.renewed("step    250/480  ... grad norm 0.2", before, log)
+        == "step    30/44  ... grad norm 0.1"
+    )
+    with pytest.raises(SystemExit, match="no line of the log is like it"):
+        quickstart_pages.renewed("tokens: b: 1 for training", before, log)
 
 
 def planned(name: str):
