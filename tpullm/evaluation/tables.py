@@ -134,7 +134,7 @@ def _run_rows(results: dict[str, Any]) -> Iterator[tuple[str, str]]:
         tuned, base = results["tuned"], results["base"]
         shares = f"{tuned['accuracy']:.1%} / {base['accuracy']:.1%}"
         what = "word for word" if results.get("rules") else "right answers"
-        yield f"{what}, tuned / base", f"{shares} of {tuned['questions']} held-out questions"
+        yield f"{what}, tuned / base", f"{shares} of {tuned['questions']} held out"
         for kind, found in results["kinds"].items() if len(results["kinds"]) > 1 else ():
             shares = f"{found['tuned']:.1%} / {found['base']:.1%} of {found['questions']}"
             yield f"  {kind}", f"{shares}; without a model {found['guess']:.1%}"
