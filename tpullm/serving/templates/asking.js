@@ -1,13 +1,15 @@
 "use strict";
-// Asks the server. Whatever goes wrong becomes a `Trouble`, whose message is one line for the reader.
+// Asks the server.
 
 const KEY = "tpullm-key";
 
-class Trouble extends Error {
-  constructor(name, values = {}) {
-    super(name);
-    Object.assign(this, { values, status: values.status ?? 0 });
-  }
+function startAsking() {
+  by("key-form").addEventListener("submit", (event) => {
+    event.preventDefault();
+    sessionStorage.setItem(KEY, by("key").value);
+    by("key").value = "";
+    findModels();
+  });
 }
 
 /** The response of the server; only one that went well. */

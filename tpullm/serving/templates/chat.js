@@ -67,6 +67,7 @@ function hear(said, choice) {
   const atEnd = innerHeight + scrollY > document.documentElement.scrollHeight - 80;
   said.content += choice.delta.content ?? "";
   said.text.textContent = said.content;
+  if (choice.note) note(said, choice.note);
   if (choice.finish_reason === "length") note(said, "cut");
   else if (choice.finish_reason && !said.content) note(said, "empty");
   if (atEnd) showEnd();

@@ -4,6 +4,14 @@ const TEXTS = JSON.parse(by("texts").textContent);
 let models = [];
 let again = null; // what the button beside an error does
 
+/** Whatever goes wrong in asking; the message is the name of one line for the reader. */
+class Trouble extends Error {
+  constructor(name, values = {}) {
+    super(name);
+    Object.assign(this, { values, status: values.status ?? 0 });
+  }
+}
+
 function by(id) {
   return document.getElementById(id);
 }
@@ -54,8 +62,8 @@ function showError(error, retry = null) {
   if (error.status === 401) by("key").focus();
 }
 
-function endsOf(name) {
-  return models.find((model) => model.id === name)?.ends ?? [];
+function chosenModel() {
+  return models.find(({ id }) => id === by("model").value);
 }
 
 async function findModels() {
@@ -74,7 +82,7 @@ async function findModels() {
 
 /** Another model: a new conversation, in the mode that it knows. */
 function choose() {
-  const talks = Boolean(models.find(({ id }) => id === by("model").value)?.talks);
+  const talks = Boolean(chosenModel()?.talks);
   by("no-chat").hidden = talks;
   by("talk").hidden = !talks;
   newConversation();
@@ -100,12 +108,7 @@ function start() {
   by("next-tab").addEventListener("click", () => openMode("next"));
   by("model").addEventListener("change", choose);
   by("error").querySelector("button").addEventListener("click", () => again());
-  by("key-form").addEventListener("submit", (event) => {
-    event.preventDefault();
-    sessionStorage.setItem(KEY, by("key").value);
-    by("key").value = "";
-    findModels();
-  });
+  startAsking();
   startChat();
   startNext();
   findModels();
