@@ -15,6 +15,8 @@ from tpullm.serving.answer_writing import Writing
 
 pytestmark = [pytest.mark.ci, pytest.mark.skipif(not PROGRAM, reason="there is no Chromium on this machine")]
 HOSTILE = "<img src=x onerror=\"fetch('https://evil.example/')\"><b>猫</b>"
+
+
 @pytest.fixture(scope="module")
 def one(tmp_path_factory):
     """A server without a key, a browser, and the address of the page."""

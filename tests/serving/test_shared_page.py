@@ -35,7 +35,8 @@ from tpullm.tokenizer.published import PublishedTokenizer
 
 NODE = shutil.which("node") or ""
 needs_node = pytest.mark.skipif(not NODE, reason="there is no Node on this machine")
-ODD = ["", " ", "\n\n a\t\n", "▁<0x41> <s><|user|>", "花見🐈‍⬛ ｱｲｳ\u3000１２3 don't DON'Tſ", "x\x85y\ufeffz\x00", "a" * 40 + " " * 130]
+ODD = ["", " ", "\n\n a\t\n", "▁<0x41> <s><|user|>", "x\x85y\ufeffz\x00", "a" * 40 + " " * 130]
+ODD += ["花見🐈‍⬛ ｱｲｳ\u3000１２3 don't DON'Tſ"]
 
 # In the page: the ids of each text, and the log-probabilities of every token at every position.
 MEASURED = """async ({ stage, texts }) => {
@@ -96,7 +97,8 @@ def small(small_tokenizer):  # noqa: F811
 
 @pytest.fixture(scope="module")
 def byte_pairs(tmp_path_factory):
-    texts = [("ja", text) for text in tenki.documents(200, 0)] + [("en", "The cat's tail isn't 12 cm long.\n  It'll grow.")]
+    texts = [("ja", text) for text in tenki.documents(200, 0)]
+    texts += [("en", "The cat's tail isn't 12 cm long.\n  It'll grow.")]
     config = TokenizerConfig(vocabulary_size=400, model_type="bpe", words="none", reserved_tokens=2)
     return trainer.train(texts, config, tmp_path_factory.mktemp("tokenizer") / "tokenizer.model")
 

@@ -6,6 +6,7 @@ Numbers are 16-bit integers with a scale for each output of a matrix. The script
 import base64
 import dataclasses
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -104,8 +105,8 @@ def _packed(arrays: Mapping[str, np.ndarray]) -> bytes:
             continue
         scales = np.maximum(np.abs(array).max(axis=1), 1e-30) / _LARGEST_CODE
         floats.append(scales)
-        codes.append(np.rint(array / scales[:, None]))
-    return np.concatenate(floats).astype("<f4").tobytes() + np.concatenate(list(map(np.ravel, codes))).astype("<i2").tobytes()
+        codes.append(np.rint(array / scales[:, None]).ravel())
+    return b"".join(np.concatenate(of).astype(kind).tobytes() for of, kind in ((floats, "<f4"), (codes, "<i2")))
 
 
 def _described_tokenizer(tokenizer: Tokenizer, name: str) -> dict[str, Any]:
@@ -164,26 +165,21 @@ def _chat_pieces(tokenizer: Tokenizer, name: str) -> dict[str, list[int]]:
     def talk(*said: str) -> list[dict[str, str]]:
         return [{"role": ("user", "assistant")[n % 2], "content": content} for n, content in enumerate(said)]
 
-    marks = "\ue000", "\ue001", "\ue002"
-    parts = [tokenizer.prompt_text(talk(*marks))]
-    for mark in marks:
-        parts += parts.pop().split(mark)
-    keys = ("first", "answer", "question", "asks")
+    keys, marks = ("first", "answer", "question", "asks"), ("\ue000", "\ue001", "\ue002")
+    parts = re.split("|".join(marks), tokenizer.prompt_text(talk(*marks)))
     pieces = {key: tokenizer.encode_marked(part) for key, part in zip(keys, parts, strict=False)}
 
-    def assembled(*said: str) -> list[int]:
-        between = [pieces["first"], *(pieces[("answer", "question")[n % 2]] for n in range(len(said) - 1))]
-        found = [[*before, *tokenizer.encode(content)] for before, content in zip(between, said, strict=True)]
-        return [*(token for part in found for token in part), *pieces["asks"]]
+    def assembled(said: tuple[str, ...]) -> list[int]:
+        before = [pieces[("question", "answer")[n % 2] if n else "first"] for n in range(len(said))]
+        turns = [[*ids, *tokenizer.encode(content)] for ids, content in zip(before, said, strict=True)]
+        return [token for turn in (*turns, pieces["asks"]) for token in turn]
 
     trials = (("a",), (" 本 \n", "\nb ", "c"), ("1", "2", "3", "4", "5"))
-    for said in trials if len(parts) == len(keys) else ():
-        if assembled(*said) != tokenizer.chat_template(talk(*said), add_generation_prompt=True)[0]:
-            break
-    else:
-        if len(parts) == len(keys):
-            return pieces
-    raise UserError(
-        f"{name}: its chat template can't be shown turn by turn, as a page would; use `tpullm serve`, or share a stage "
-        "that continues texts"
-    )
+    if len(parts) != len(keys) or any(
+        assembled(said) != tokenizer.chat_template(talk(*said), add_generation_prompt=True)[0] for said in trials
+    ):
+        raise UserError(
+            f"{name}: its chat template can't be shown turn by turn, as a page would; use `tpullm serve`, or share a "
+            "stage that continues texts"
+        )
+    return pieces

@@ -87,7 +87,8 @@ function chatIds(messages, tokens) {
   const said = messages.filter(({ role }, n) => role !== messages[n + 1]?.role).map(({ content }) => content);
   for (let dropped = 0; dropped < said.length; dropped += 2) {
     const { first, answer, question, asks } = SHARED.chat;
-    const turn = (content, n) => [...(n ? (n % 2 ? answer : question) : first), ...textIds(content).slice(SHARED.begin.length)];
+    const before = (n) => (n % 2 ? answer : n ? question : first);
+    const turn = (content, n) => [...before(n), ...textIds(content).slice(SHARED.begin.length)];
     const ids = [...said.slice(dropped).flatMap(turn), ...asks];
     if (ids.length <= room) return { ids, dropped };
   }
