@@ -47,7 +47,7 @@ def test_a_tuned_run_gives_both_its_stages_and_a_stage_gives_one(share, tiny_run
 
 def test_the_file_of_a_run_is_in_its_folder_and_none_is_half_written(share, tiny_run):
     code, _ = share(tiny_run)
-    assert code == 0 and (tiny_run / "share.html").read_text("utf-8").endswith("</html>\n")
+    assert code == 0 and (tiny_run / "share.html").read_text("utf-8").endswith("</html>")
     assert list(tiny_run.glob(".share*")) == []
     (tiny_run / "share.html").unlink()
 
