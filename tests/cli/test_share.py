@@ -67,7 +67,7 @@ def test_what_can_not_be_shared_is_refused_in_one_line(share, tiny_run, tmp_path
 
 
 def test_the_page_has_the_tuned_model_alone_if_both_are_too_large(share, tiny_run, tmp_path, monkeypatch):
-    monkeypatch.setattr("tpullm.serving.shared_page.LARGEST", 50_000)
+    monkeypatch.setattr("tpullm.serving.shared_page.LARGEST", 80_000)
     code, said = share(tiny_run, tmp_path / "a.html")
     assert code == 0 and "the page has the tuned one alone" in said and "share: talk, " in said
     assert set(weights((tmp_path / "a.html").read_text("utf-8"))) == {"text"}
