@@ -9,11 +9,13 @@ from string import Formatter
 from starlette.requests import Request
 
 from tpullm.report.rendering import source
-from tpullm.serving.front_page import SCRIPTS, front_page, page_texts
+from tpullm.serving import shared_page
+from tpullm.serving.front_page import front_page
+from tpullm.serving.page import SCRIPTS, page_texts
 
 PAGE = asyncio.run(front_page()(Request({"type": "http", "headers": []})))
 HTML = PAGE.body.decode()
-CODE = "".join(source(name, "tpullm.serving") for name in SCRIPTS)
+CODE = "".join(source(name, "tpullm.serving") for name in ("asking.js", *SCRIPTS, *shared_page.SCRIPTS))
 
 
 def test_it_is_served_to_everybody_and_a_browser_that_has_it_is_told_so(served):
@@ -57,5 +59,5 @@ def test_every_text_exists_in_both_languages_and_is_used():
     shown |= set(re.findall(r'(?:translated|Trouble)\("(\w+)"', CODE)) | set(re.findall(r"TEXTS\.(\w+)", CODE))
     assert shown <= known
     words = set(re.findall(r'"(\w+)"', CODE))
-    places = {"after_note", "instead_note", "in_blank_note"}
+    places = {"after_note", "instead_note", "in_blank_note", "words_note"}
     assert known - shown - words == places

@@ -60,6 +60,9 @@ class Tokenizer(Protocol):
     def piece(self, token: int) -> str:
         """One token for display."""
 
+    def serialized(self) -> bytes:
+        """The model that splits text: one of SentencePiece, or the JSON of the library `tokenizers`."""
+
     def pieces(self, text: str) -> list[tuple[str, int]]:
         """The tokens of `text` for display: (piece, id)."""
 

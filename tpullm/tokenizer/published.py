@@ -159,6 +159,10 @@ class PublishedTokenizer:
             return b"".join(map(self.bytes_of, ids)).decode("utf-8", errors="replace")
         return self._tokenizer.decode(list(ids), skip_special_tokens=True)
 
+    def serialized(self) -> bytes:
+        """The tokenizer, as `tokenizer.json` has it."""
+        return self._tokenizer.to_str().encode()
+
     def bytes_of(self, token: int) -> bytes:
         """The UTF-8 bytes of one token; none for a special token, or for an id beyond the vocabulary."""
         return self._bytes[token] if token < len(self._bytes) else b""

@@ -1,32 +1,14 @@
 "use strict";
-// Asks the server. Whatever goes wrong becomes a `Trouble`, whose message is one line for the reader.
+// Asks the server.
 
 const KEY = "tpullm-key";
-const here = {}; // what the tab would not keep
-
-/** What this tab keeps until it is closed, or where the reader's settings forbid that, until the page is left. */
-function kept(name) {
-  try {
-    return here[name] ?? sessionStorage.getItem(name);
-  } catch {
-    return null;
-  }
-}
-
-function keep(name, text) {
-  try {
-    sessionStorage.setItem(name, text);
-    delete here[name];
-  } catch {
-    here[name] = text; // forbidden, or there is no room
-  }
-}
-
-class Trouble extends Error {
-  constructor(name, values = {}) {
-    super(name);
-    Object.assign(this, { values, status: values.status ?? 0 });
-  }
+function startAsking() {
+  by("key-form").addEventListener("submit", (event) => {
+    event.preventDefault();
+    keep(KEY, by("key").value);
+    by("key").value = "";
+    findModels();
+  });
 }
 
 /** The response of the server; only one that went well. */

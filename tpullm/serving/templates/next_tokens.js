@@ -9,7 +9,7 @@ const PAUSE = 500; // ms after the last key
 let reading = null; // stops what is being asked
 let writing = false; // whether that is a continuation
 let pause = 0;
-let shown = null; // what the server told: {tokens, place, text, left, right}
+let shown = null; // what was told: {tokens, place, text, left, right}, and words for a blank if the model finds them
 
 function startNext() {
   by("text").addEventListener("input", (event) => event.isComposing || readSoon());
@@ -62,19 +62,22 @@ async function read() {
   const blank = BLANK.exec(text);
   const left = blank ? text.slice(0, blank.index) : text;
   const right = blank ? text.slice(blank.index) : "";
+  const fills = Boolean(right && chosenModel()?.infills);
   showError(null);
-  if (!left) {
+  if (!left && !fills) {
     forget();
     return showNext();
   }
   const stop = (reading = new AbortController());
   writing = false;
   const body = { model: by("reader").value, prompt: left, max_tokens: 1, temperature: 0, echo: true };
+  if (fills) body.suffix = right.replace(BLANK, "");
   showNext();
   try {
     const told = await whole("v1/completions", { ...body, logprobs: LIKELIEST }, stop.signal);
     const tokens = tokensOf(told.choices[0].logprobs);
-    shown = { tokens, place: tokens.length - 1, text: told.choices[0].text, left, right };
+    const [{ text, words }] = told.choices;
+    shown = { tokens, place: tokens.length - 1, text, left, right, words };
   } catch (error) {
     if (error.name === "AbortError") return;
     shown = null;
@@ -91,7 +94,9 @@ function tokensOf({ tokens, token_logprobs, top_logprobs, text_offset }) {
     name,
     offset: text_offset[n],
     p: token_logprobs[n] === null ? null : Math.exp(token_logprobs[n]),
-    top: Object.entries(top_logprobs[n] ?? {}).map(([name, value]) => [name, Math.exp(value)]),
+    top: Object.entries(top_logprobs[n] ?? {})
+      .map(([name, value]) => [name, Math.exp(value)])
+      .sort((a, b) => b[1] - a[1]), // an object has digits before all other names
   }));
 }
 
@@ -129,7 +134,8 @@ function showNext() {
   by("blank").disabled = BLANK.test(by("text").value);
   const found = shown?.tokens.slice(0, -1) ?? [];
   by("pieces").replaceChildren(...found.map(piece));
-  if (shown?.right) by("pieces").append(element("span", { className: "unread" }, translated("unread"), shown.right));
+  const unread = shown?.words ? "" : translated("unread"); // words are found from both sides
+  if (shown?.right) by("pieces").append(element("span", { className: "unread" }, unread, shown.right));
   by("summary").replaceChildren(summary(found));
   showCandidates();
 }
@@ -164,10 +170,11 @@ function shade(p) {
 function showCandidates() {
   const at = shown?.tokens[shown.place];
   const last = shown?.place === shown?.tokens.length - 1;
-  const kind = !last && at ? "instead" : shown?.right ? "in_blank" : "after";
+  const words = last ? shown?.words : null;
+  const kind = !last && at ? "instead" : words ? "words" : shown?.right ? "in_blank" : "after";
   by("place").replaceChildren(translated(kind, { token: at ? visible(at.name) : "" }));
   by("place-note").replaceChildren(at ? translated(`${kind}_note`) : "");
-  const top = at?.top.slice(0, SHOWN) ?? [];
+  const top = (words ?? at?.top ?? []).slice(0, SHOWN);
   const rest = Math.max(0, 1 - top.reduce((sum, [, p]) => sum + p, 0));
   const chose = by("candidates").contains(document.activeElement);
   by("candidates").replaceChildren(...top.map(([name, p]) => candidate(name, p, at, last)));
@@ -176,7 +183,8 @@ function showCandidates() {
 }
 
 function candidate(name, p, at, last) {
-  const ends = endsOf(by("reader").value).includes(name);
+  const reader = models.find(({ id }) => id === by("reader").value) ?? chosenModel();
+  const ends = reader.ends.includes(name);
   const made = element("button", { type: "button" }, ends ? translated("end") : visible(name));
   made.disabled = ends || name.startsWith("bytes:"); // no text, or part of a character
   made.addEventListener("click", () => {

@@ -4,6 +4,34 @@ const TEXTS = JSON.parse(by("texts").textContent);
 let models = [];
 let again = null; // what the button beside an error does
 
+/** Whatever goes wrong in asking; the message is the name of one line for the reader. */
+class Trouble extends Error {
+  constructor(name, values = {}) {
+    super(name);
+    Object.assign(this, { values, status: values.status ?? 0 });
+  }
+}
+
+const here = {}; // what the tab would not keep
+
+/** What this tab keeps until it is closed, or where the reader's settings forbid that, until the page is left. */
+function kept(name) {
+  try {
+    return here[name] ?? sessionStorage.getItem(name);
+  } catch {
+    return null;
+  }
+}
+
+function keep(name, text) {
+  try {
+    sessionStorage.setItem(name, text);
+    delete here[name];
+  } catch {
+    here[name] = text; // forbidden, or there is no room
+  }
+}
+
 function by(id) {
   return document.getElementById(id);
 }
@@ -54,8 +82,8 @@ function showError(error, retry = null) {
   if (error.status === 401) by("key").focus();
 }
 
-function endsOf(name) {
-  return models.find((model) => model.id === name)?.ends ?? [];
+function chosenModel() {
+  return models.find(({ id }) => id === by("model").value);
 }
 
 /** The model before its tuning, if it is served too. */
@@ -82,7 +110,7 @@ async function findModels() {
 
 /** Another model: a new conversation, in the mode that it knows. */
 function choose() {
-  const { talks, system, questions } = models.find(({ id }) => id === by("model").value);
+  const { talks, system, questions } = chosenModel();
   by("no-chat").hidden = talks;
   by("talk").hidden = !talks;
   by("system-field").hidden = !system;
@@ -119,12 +147,7 @@ function start() {
   by("next-tab").addEventListener("click", () => openMode("next"));
   by("model").addEventListener("change", choose);
   by("error").querySelector("button").addEventListener("click", () => again());
-  by("key-form").addEventListener("submit", (event) => {
-    event.preventDefault();
-    keep(KEY, by("key").value);
-    by("key").value = "";
-    findModels();
-  });
+  startAsking();
   startChat();
   startNext();
   findModels();
