@@ -66,10 +66,6 @@ def press(page, number, name):
     page.value(f"{buttons}.find((node) => node.textContent === {json.dumps(name)}).click()")
 
 
-def shown(page, selector):
-    return page.value(f"[...document.querySelectorAll({json.dumps(selector)})].map((node) => node.textContent)")
-
-
 def test_an_answer_comes_in_parts_and_stays_a_text(one, page):
     one.served.engine.turns = turns = threading.Semaphore(0)
     say(page, f"⟦{HOSTILE}⟧")
