@@ -50,7 +50,8 @@ def renewed(line: str, before: list[str], log: list[str]) -> str:
             (s, r) for s, rows in enumerate(old_stages) for r, one in enumerate(rows) if one == old[place]
         )
         rows = new_stages[stage if len(new_stages) > stage else -1]
-        found = rows[round(row * (len(rows) - 1) / max(len(old_stages[stage]) - 1, 1))]
+        last = len(old_stages[stage]) - 1
+        found = rows[round(row * (len(rows) - 1) / last) if last else -1]
     else:
         found = new[min(place, len(new) - 1)]
     if SHORT not in line:
@@ -78,7 +79,10 @@ def main() -> None:
     parser.add_argument("--where", required=True, help="the machine, in words")
     arguments = parser.parse_args()
     before = RECORD.read_text("utf-8").splitlines()
-    log = arguments.log.read_text("utf-8").splitlines()
+    text = arguments.log.read_text("utf-8")
+    checkout = re.search(r"open (.*)runs/quickstart/report\.html", text)[1]
+    text = re.sub(r"\S+/\.cache/", "~/.cache/", text.replace(checkout, ""))  # no paths of one machine
+    log = text.splitlines()
     log = [line.removeprefix("tpullm: ").rstrip() for line in log if "\r" not in line]
     head = [
         f"Printed by `make quickstart` on {datetime.date.today()}, on {arguments.where}.",
@@ -86,7 +90,7 @@ def main() -> None:
         "",
     ]
     for page in PAGES:
-        text = page.read_text("utf-8")
+        written = page.read_text("utf-8")
 
         def block(found: re.Match) -> str:
             lines = found[1].splitlines()
@@ -96,7 +100,7 @@ def main() -> None:
                 + "\n```"
             )
 
-        page.write_text(BLOCK.sub(block, text), "utf-8")
+        page.write_text(BLOCK.sub(block, written), "utf-8")
     RECORD.write_text("\n".join([*head, *log]) + "\n", "utf-8")
 
 
