@@ -51,7 +51,7 @@ MEASURED = """async ({ stage, texts }) => {
 }"""
 ENCODED = "async (texts) => texts.map((text) => TOKENIZER.encode(text))"
 CONVERSATION = "async (said) => chatIds(said, 1).ids"
-WORDS = "async ([prompt, suffix]) => (await whole('v1/completions', { prompt, suffix })).choices[0]"
+WORDS = "async ([prompt, suffix]) => (await told({ model: BASE, prompt, suffix }))"
 
 
 def computed(page: str, tmp_path: Path, measured: str, texts):
@@ -257,6 +257,10 @@ def test_in_chromium(tiny_run, tmp_path, capsys, width):
             assert largest_difference(load_session(tiny_run, tuned=tuned), found) < 1e-3
         page.value("by('message').value = '本をどうしますか。'; by('chat-form').requestSubmit()")
         page.wait("!answering && messages.length === 2")
+        assert len(shown(page, ".answer.plain")) == 1
+        page.value("say('本'.repeat(9999))")
+        page.wait("!answering && !by('error').hidden")
+        assert page.value("[messages.length, by('message').value.length]") == [2, 9999]  # it goes back to its field
         page.value("by('next-tab').click(); setText('今日は【?】天気です。')")
         page.wait("shown && !reading")
         assert shown(page, "#place") == ["【？】に入る言葉"] and len(shown(page, "#candidates button")) > 1

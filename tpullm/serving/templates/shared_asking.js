@@ -3,6 +3,7 @@
 const SHARED = JSON.parse(document.getElementById("shared").textContent);
 const TOKENIZER = new Tokenizer(SHARED.tokenizer);
 const CONTEXT = SHARED.config.context_length;
+const TOO_LONG = { context: CONTEXT, code: "context_length_exceeded" };
 const LIKELIEST_TOLD = 20;
 const BASE = document.getElementById("weights-chat") ? `${SHARED.name}/base` : ""; // the model before its tuning
 const stages = {};
@@ -54,7 +55,7 @@ async function told({ model, prompt, suffix }, signal) {
   }
   const logprobs = { tokens: names, token_logprobs: chances, top_logprobs: top, text_offset: places };
   if (suffix === undefined) return { text: prompt, logprobs };
-  if (textIds(prompt + suffix).length + LONGEST > CONTEXT) throw new Trouble("too_long", { context: CONTEXT });
+  if (textIds(prompt + suffix).length + LONGEST > CONTEXT) throw new Trouble("too_long", TOO_LONG);
   const words = await fillBlank(reading, TOKENIZER, SHARED.begin, prompt, suffix, signal);
   if (!words.length) throw new Trouble("no_words");
   return { text: prompt, logprobs, words };
@@ -80,9 +81,9 @@ async function* choices(path, body, signal) {
 }
 
 function textIds(text) {
-  if (text.length > CONTEXT * TOKENIZER.longest) throw new Trouble("too_long", { context: CONTEXT });
+  if (text.length > CONTEXT * TOKENIZER.longest) throw new Trouble("too_long", TOO_LONG);
   const ids = [...SHARED.begin, ...TOKENIZER.encode(text)];
-  if (ids.length >= CONTEXT) throw new Trouble("too_long", { context: CONTEXT });
+  if (ids.length >= CONTEXT) throw new Trouble("too_long", TOO_LONG);
   return ids;
 }
 
@@ -97,7 +98,7 @@ function chatIds(messages, tokens) {
     const ids = [...said.slice(dropped).flatMap(turn), ...asks];
     if (ids.length <= room) return { ids, dropped };
   }
-  throw new Trouble("too_long", { context: CONTEXT, code: "context_length_exceeded" });
+  throw new Trouble("too_long", TOO_LONG);
 }
 
 /** A token by the rules of `tpullm/engine/sampling.py`. */
