@@ -17,6 +17,8 @@ from tests.test_style import SPELLINGS
 from tests.test_troubleshooting import ANY, variants
 from tpullm.cli.main import main
 from tpullm.cli.verb_table import GROUPS, VERBS
+from tpullm.recipe.schema import Recipe
+from tpullm.recipe.schema_keys import sections
 from tpullm.system import language, log
 from tpullm.system.language import catalogue, preferred, spoken
 
@@ -38,14 +40,15 @@ def japanese(monkeypatch):
 
 
 def normal(template: str) -> str:
-    return re.sub(f"{ANY}+", ANY, NAME.sub(ANY, template))
+    return re.sub(r"\s+", " ", re.sub(f"{ANY}+", ANY, NAME.sub(ANY, template)))
 
 
 def texts(path) -> set[str]:
     """Every text of a module, with `ANY` for what is known only when it runs."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     said = [node for node in ast.walk(tree) if isinstance(node, ast.Constant | ast.JoinedStr | ast.BinOp)]
-    return {normal(text) for node in said for text in variants(node, {})}
+    whole = {text for node in said for text in variants(node, {})}
+    return {normal(part) for text in whole for part in (text, *map(str.strip, text.split("\n\n")))}
 
 
 def lines(module: str) -> set[str]:
@@ -83,6 +86,7 @@ def test_every_line_of_the_help_is_in_the_catalogue():
 
 def test_the_catalogue_has_no_line_that_the_program_does_not_have():
     known = set().union(*map(texts, (ROOT / "tpullm").rglob("*.py")))
+    known |= {text for section in sections(Recipe) for text in (section.title, *(key.short for key in section.keys))}
     known |= {verb.help for verb in VERBS.values()} | set(GROUPS) | {os.strerror(n).lower() for n in errno.errorcode}
     dead = {line for line in catalogue() if not known & {normal(line), normal(line).removeprefix(f"{ANY}: ")}}
     assert dead == set(), "\n".join(dead)

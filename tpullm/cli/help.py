@@ -175,7 +175,7 @@ def _usage_lines(page: Page, width: int) -> list[str]:
 
 def _listed(section: Section, width: int) -> list[str]:
     """A key a line or two, with the first sentence of its explanation."""
-    lines = [line for key in section.keys for line in _key_entry(section, key, key.short, width)]
+    lines = [line for key in section.keys for line in _key_entry(section, key, spoken(key.short), width)]
     return _section_with_title(section, lines, width, blank=bool(section.name))
 
 
@@ -207,7 +207,7 @@ def _section_title(section: Section) -> str:
         return f"{section.name}, a list; each has these keys:"
     if section.same_as:
         return f"--{section.name}.KEY: the keys of {section.same_as}"
-    return f"--{section.name}.KEY: {section.title}"
+    return f"--{section.name}.KEY: {spoken(section.title)}"
 
 
 def _key_entry(section: Section, key: Key, explanation: str, width: int) -> list[str]:

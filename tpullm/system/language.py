@@ -73,9 +73,11 @@ def _japanese(line: str, depth: int) -> str:
         return catalogue()[line]
     for part, template in _open_templates():
         if part in line and (found := _pattern(template).fullmatch(line)):
-            # A value of one word is a name of the user's, not a line.
-            values = [_japanese(value, depth - 1) if depth and " " in value else value for value in found.groups()]
-            named = dict(zip(_NAME.findall(template), values, strict=True))
+            # A value of one word is a name of the user's, not a line, except where the template says {label}.
+            named = {
+                name: _japanese(value, depth - 1) if depth and (" " in value or name == "label") else value
+                for name, value in zip(_NAME.findall(template), found.groups(), strict=True)
+            }
             said = _NAME.split(catalogue()[template])  # every second part is a name
             return "".join(named[part] if place % 2 else part for place, part in enumerate(said))
     return line
