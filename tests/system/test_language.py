@@ -40,7 +40,7 @@ def japanese(monkeypatch):
 
 
 def normal(template: str) -> str:
-    return re.sub(r"\s+", " ", re.sub(f"{ANY}+", ANY, NAME.sub(ANY, template)))
+    return re.sub(r"\s+", " ", re.sub(f"{ANY}+", ANY, NAME.sub(ANY, template.removeprefix(language.PART))))
 
 
 def texts(path) -> set[str]:
@@ -110,6 +110,12 @@ def test_a_translation_has_the_values_of_its_line():
         ("/a.yaml: line 3: pretrain.log_every: 0 is too small; use 1 or more", "/a.yaml：3行目：pretrain.log_every：0"),
         ("tokens: documents: 7 for training, 2 held out", "トークン：documents：学習用7、評価用2"),
         ("a: no such option; see tpullm --help", "a：そのようなオプションはありません。tpullm --helpを見てください"),
+        (
+            "talk: 7 parameters, f4 matmuls, step 0 of 9, none",
+            "talk：パラメーター7個、行列の掛け算はf4、全9ステップの0から",
+        ),
+        ("documents: yours: 3 conversations with an assistant: a", "文書：yours：アシスタントとの会話3件：a"),
+        ("cats: no such recipe; see it", "cats：レシピがありません。"),
         ("no template has this; leave it", "no template has this; leave it"),
         ("", ""),
     ],

@@ -15,6 +15,7 @@ from importlib import resources
 
 NAMES = ("en", "ja")
 NESTED = 3  # lines within a line that are translated
+PART = "… "  # begins a template of what is only a part of other lines
 _NAME = re.compile(r"\{(\w+)\}")
 
 _chosen = ""
@@ -60,18 +61,20 @@ def _open_templates() -> list[tuple[str, str]]:
     places = [template for template in catalogue() if template.endswith(": {rest}")]
     others = sorted(filter(_NAME.search, catalogue()), key=lambda template: -len(_NAME.sub("", template)))
     templates = [*places, *(template for template in others if template not in places)]
-    return [(max(_NAME.split(template)[::2], key=len), template) for template in templates]
+    return [(max(_NAME.split(template.removeprefix(PART))[::2], key=len), template) for template in templates]
 
 
 @functools.cache
 def _pattern(template: str) -> re.Pattern:
-    return re.compile("(.*?)".join(map(re.escape, _NAME.split(template)[::2])), re.DOTALL)
+    return re.compile("(.*?)".join(map(re.escape, _NAME.split(template.removeprefix(PART))[::2])), re.DOTALL)
 
 
 def _japanese(line: str, depth: int) -> str:
     if line in catalogue():
         return catalogue()[line]
     for part, template in _open_templates():
+        if depth == NESTED and template.startswith(PART):
+            continue
         if part in line and (found := _pattern(template).fullmatch(line)):
             # A value of one word is a name of the user's, not a line, except where the template says {label}.
             named = {
