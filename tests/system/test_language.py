@@ -185,6 +185,11 @@ def test_help_is_japanese_and_as_wide_as_the_terminal(monkeypatch, capsys):
         assert max(map(cell_len, shown.splitlines())) <= 80, words
 
 
+def test_a_terminal_without_japanese_characters_speaks_english(japanese, monkeypatch):
+    monkeypatch.setattr("sys.stderr", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
+    assert spoken("serve: ready") == "serve: ready"
+
+
 def test_json_stays_english(capsys):
     assert main(["explain", "--json", "--language", "ja"]) == 0
     assert '"loss"' in capsys.readouterr().out

@@ -10,6 +10,7 @@ The catalogue is read once, at the first line in Japanese; a line then takes abo
 import functools
 import os
 import re
+import sys
 from collections.abc import Mapping
 from importlib import resources
 
@@ -40,7 +41,16 @@ def chosen() -> str:
 
 def spoken(line: str) -> str:
     """A line of ours in the language that is spoken; as it is if the catalogue has no template for it."""
-    return _japanese(line, NESTED) if chosen() == "ja" else line
+    return _japanese(line, NESTED) if chosen() == "ja" and _can_be_shown() else line
+
+
+def _can_be_shown() -> bool:
+    """Whether the terminal has Japanese characters: else each would be a question mark."""
+    try:
+        "日本語".encode(getattr(sys.stderr, "encoding", None) or "utf-8")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
 
 
 @functools.cache
