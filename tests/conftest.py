@@ -81,6 +81,7 @@ def pytest_configure(config):
     except OSError:  # no Landlock: what else holds programs is tested, and `test_code_tests.py` skips this
         os.environ[NOT_ISOLATED] = "1"
     os.environ.update(environment.settings())
+    os.environ["LC_ALL"] = "C.UTF-8"  # what the terminal says is compared in English
     os.environ[SWITCH] = "off"  # no run of a test starts a server
     for name, value in {"XLA_FLAGS": QUICK_TO_COMPILE, **environment.platforms()}.items():
         os.environ.setdefault(name, value)

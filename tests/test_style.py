@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "tpullm").rglob("*.py"))
 PRINTING_ALLOWED = ("tpullm/cli/", "tpullm/system/log.py")
 JAPANESE = [*ROOT.glob("docs/ja/*.md"), ROOT / "README.ja.md", ROOT / "tpullm/report/ja.yaml"]
-JAPANESE += [ROOT / "tpullm/serving/templates/texts.yaml"]
+JAPANESE += [ROOT / "tpullm" / name for name in ("serving/templates/texts.yaml", "system/ja.yaml", "cli/explain.yaml")]
 # The Japanese glossary: what is written, and the other spellings of it.
 SPELLINGS = {
     "実行フォルダー": "実行ディレクトリ",

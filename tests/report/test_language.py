@@ -10,7 +10,7 @@ from jinja2 import nodes
 
 import tpullm
 from tpullm.corpus.document import REASONS
-from tpullm.report.language import ENGLISH, named, preferred
+from tpullm.report.language import ENGLISH, named
 from tpullm.report.rendering import environment, source
 
 PACKAGE = Path(tpullm.__file__).parent
@@ -84,18 +84,3 @@ def test_a_translation_has_the_same_values_and_no_english_left():
 )
 def test_numbers_times_and_lists_in_both_languages(written, english, japanese):
     assert (written(ENGLISH), written(JAPANESE)) == (english, japanese)
-
-
-@pytest.mark.parametrize(
-    ("environment", "language"),
-    [
-        ({}, "en"),
-        ({"LANG": "ja_JP.UTF-8"}, "ja"),
-        ({"LANG": "C.UTF-8"}, "en"),
-        ({"LANG": "ja_JP.UTF-8", "LC_MESSAGES": "en_US.UTF-8"}, "en"),
-        ({"LANG": "en_US.UTF-8", "LC_ALL": "", "LC_MESSAGES": "ja_JP"}, "ja"),
-        ({"LANG": "ja_JP.UTF-8", "LC_MESSAGES": "ja_JP.UTF-8", "LC_ALL": "C"}, "en"),
-    ],
-)
-def test_the_environment_chooses_as_posix_says(environment, language):
-    assert preferred(environment) == language

@@ -5,13 +5,12 @@ are compared with the first. Without --tasks and --text, it is on the held-out t
 --weights one MODEL is enough: it is compared with itself in fewer bits.
 """
 
-import os
 import shlex
 from pathlib import Path
 from typing import Any
 
 from tpullm.cli.options import add_asking, add_json, add_mesh, asking_of, in_the_form_of, print_json, words_of
-from tpullm.system import storage
+from tpullm.system import language, storage
 from tpullm.system.errors import UserError
 from tpullm.system.log import say
 
@@ -149,10 +148,10 @@ def _check_comparison_folder(folder: Path) -> None:
 
 def _write_comparison(folder: Path, results: dict[str, Any], first) -> None:
     """The figures, and the page in the language of the first model's recipe, else in that of the environment."""
-    from tpullm.report import language
     from tpullm.report.comparison_page import comparison_page
+    from tpullm.report.language import named
 
     recipe = first.model.recipe if first.model else {}
-    chosen = language.named(recipe.get("language") or language.preferred(os.environ))
+    chosen = named(recipe.get("language") or language.chosen())
     storage.write_json(folder / RESULTS, results)
     storage.write_text(folder / PAGE, comparison_page(results, chosen))

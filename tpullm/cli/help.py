@@ -8,6 +8,7 @@ import argparse
 import ast
 import dataclasses
 import importlib
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,9 +21,12 @@ from tpullm.recipe import schema_keys
 from tpullm.recipe.schema import Recipe
 from tpullm.recipe.schema_keys import Key, Section
 from tpullm.system.cluster.place import HELP
+from tpullm.system.language import spoken
 
 MOST_LINES = 60
 WIDTHS = (80, 100)  # the least and the most of a terminal's columns that are used
+# A line can be broken between Japanese characters, but no bracket ends it, and none of these signs begins one.
+PIECES = re.compile(r"[（「【]*(?:[!-~]+|.)[、。）」】：ー]*")
 NAMES = 30  # columns of a key and its default; the explanation is beside it
 
 
@@ -116,11 +120,12 @@ def help_page(verb: str, everything: bool = False) -> Page:
 def _option(action: argparse.Action, shows: bool) -> Option:
     value = action.metavar or {int: "N", float: "X"}.get(action.type, action.dest.upper())
     has_none = action.default in (None, "") or action.default is False
-    default = "" if has_none else f" (default {action.default})"
+    default = "" if has_none else spoken(f" (default {action.default})")
+    about = spoken(action.help)
     if not action.option_strings:
-        return Option(value, action.help + default, action.nargs == "?")
+        return Option(value, about + default, action.nargs == "?")
     name = ", ".join(action.option_strings) + ("" if action.nargs == 0 else f" {value}")
-    return Option(name, action.help + (default or " (required)" * (action.required and not shows)))
+    return Option(name, about + (default or spoken(" (required)") * (action.required and not shows)))
 
 
 def brief_help(page: Page, width: int) -> str:
@@ -156,21 +161,21 @@ def full_help(page: Page, width: int) -> str:
 
 
 def _usage_lines(page: Page, width: int) -> list[str]:
-    lines = _wrapped_words(f"usage: {page.usage}".split(), width, "")
+    lines = _wrapped_words(f"{spoken('usage:')} {page.usage}".split(), width, "")
     for paragraph in page.description.split("\n\n"):
-        lines += ["", *_wrapped_words(paragraph.split(), width, "")]
-    lines += ["", "Examples:", *(f"  {example}" for example in page.examples)]
+        lines += ["", *_wrapped_words(spoken(" ".join(paragraph.split())).split(), width, "")]
+    lines += ["", spoken("Examples:"), *(f"  {example}" for example in page.examples)]
     names = min(NAMES, 4 + max((len(option.name) for option in page.options), default=0))
     if page.options:
-        lines += ["", "Options:"]
+        lines += ["", spoken("Options:")]
     for option in page.options:
-        lines += _beside(option.name, option.help, names, width)
-    return [*lines, *(["", page.keys] if page.keys else [])]
+        lines += _beside(option.name, spoken(option.help), names, width)
+    return [*lines, *(["", spoken(page.keys)] if page.keys else [])]
 
 
 def _listed(section: Section, width: int) -> list[str]:
     """A key a line or two, with the first sentence of its explanation."""
-    lines = [line for key in section.keys for line in _key_entry(section, key, key.short, width)]
+    lines = [line for key in section.keys for line in _key_entry(section, key, spoken(key.short), width)]
     return _section_with_title(section, lines, width, blank=bool(section.name))
 
 
@@ -202,7 +207,7 @@ def _section_title(section: Section) -> str:
         return f"{section.name}, a list; each has these keys:"
     if section.same_as:
         return f"--{section.name}.KEY: the keys of {section.same_as}"
-    return f"--{section.name}.KEY: {section.title}"
+    return f"--{section.name}.KEY: {spoken(section.title)}"
 
 
 def _key_entry(section: Section, key: Key, explanation: str, width: int) -> list[str]:
@@ -223,8 +228,10 @@ def _wrapped_words(words: Sequence[str], width: int, indent: str) -> list[str]:
     """Words in lines, by the columns of a terminal, of which a Japanese character takes two."""
     lines: list[str] = []
     for word in words:
-        if lines and cells(lines[-1]) + 1 + cells(word) <= width:
-            lines[-1] += f" {word}"
-        else:
-            lines.append(indent + word)
+        for place, piece in enumerate(PIECES.findall(word)):
+            gap = " " if place == 0 else ""
+            if lines and cells(lines[-1] + gap + piece) <= width:
+                lines[-1] += gap + piece
+            else:
+                lines.append(indent + piece)
     return lines

@@ -5,6 +5,7 @@ import dataclasses
 import difflib
 import gc
 import importlib
+import itertools
 import os
 import signal
 import sys
@@ -13,12 +14,14 @@ import warnings
 from typing import Any
 
 from tpullm.cli.verb_table import GROUPS, VERBS, module_of
-from tpullm.system import log, storage
+from tpullm.system import language, log, storage
 from tpullm.system.cluster import hosts, place
 from tpullm.system.errors import Interrupted, UserError, correctable
+from tpullm.system.language import spoken
 from tpullm.system.process import environment
 
 HELP = ("-h", "--help", "--help-all")
+LANGUAGE_HELP = "the language of the terminal; default: that of the environment (LANG)"
 
 
 def entry() -> int:
@@ -52,6 +55,7 @@ def _hide_unraisable(raised) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Run one verb; the exit code: 0 or the verb's own, 2 for a user error, 75 to try again, 130 if interrupted."""
     argv = sys.argv[1:] if argv is None else argv
+    language.choose(_asked_language(argv))
     try:
         return _dispatch_verb(argv)
     except UserError as error:
@@ -85,11 +89,11 @@ def _fail(message: str, code: int = 2) -> int:
 
 def _dispatch_verb(argv: list[str]) -> int:
     if not argv or argv[0] in HELP or argv == ["help"]:
-        print("tpullm: raw text to a tuned, evaluated language model.\n")
-        print("usage: tpullm VERB [options]      tpullm VERB --help explains a verb")
+        print(spoken("tpullm: raw text to a tuned, evaluated language model."), end="\n\n")
+        print(spoken("usage: tpullm VERB [options]      tpullm VERB --help explains a verb"))
         for title, verbs in GROUPS.items():
-            print(f"\n{title}:", *(f"  {verb:<10} {VERBS[verb].help}" for verb in verbs), sep="\n")
-        print("\nTo begin:\n  tpullm run quickstart\n  tpullm chat runs/quickstart")
+            print(f"\n{spoken(title)}:", *(f"  {verb:<10} {spoken(VERBS[verb].help)}" for verb in verbs), sep="\n")
+        print(f"\n{spoken('To begin:')}\n  tpullm run quickstart\n  tpullm chat runs/quickstart")
         print("  tpullm blank runs/quickstart '今日はとても【?】天気ですね。'")
         return 0
     if argv[0] == "--version":
@@ -124,6 +128,8 @@ def _run_on_hosts(verb: str, module: Any, words: list[str], shows: bool) -> int:
     on_hosts = about.computes and (takes_recipe or about.joins or shows)
     flags, words = place.take_flags(words) if on_hosts else ({}, words)
     recipe, run, options = open_run(parser, words) if takes_recipe else (None, None, parse(parser, words))
+    if recipe and recipe.language:
+        language.choose(recipe.language)
     if recipe and recipe.base:
         is_made = (run / "base").is_dir()  # and needs no download
         with contextlib.suppress(UserError) if is_made else contextlib.nullcontext():
@@ -150,6 +156,14 @@ def _run_on_hosts(verb: str, module: Any, words: list[str], shows: bool) -> int:
     return code or 0
 
 
+def _asked_language(argv: list[str]) -> str:
+    """The value of `--language`, wherever it is: an error before it is read is in that language too."""
+    for name in language.NAMES:
+        if f"--language={name}" in argv or ("--language", name) in itertools.pairwise(argv):
+            return name
+    return ""
+
+
 def _known_verb(verb: str) -> str:
     """The verb, if it is one; `UserError` names the nearest."""
     from tpullm.recipe import shipped
@@ -173,6 +187,8 @@ def parser_of(verb: str, shows: bool = False):
     parser = Parser(f"tpullm {verb}")
     if VERBS[verb].adds and shows == bool(VERBS[verb].shows):
         getattr(importlib.import_module(module_of(verb)), VERBS[verb].adds)(parser)
+    if shows or not VERBS[verb].recipe:  # of a recipe it is a key
+        parser.add_argument("--language", choices=language.NAMES, help=LANGUAGE_HELP)
     if _names_of_models(verb, parser):
         about = "download a MODEL that is named as on the Hugging Face hub, such as Qwen/Qwen3-0.6B, into ./models"
         parser.add_argument("--download", action="store_true", help=about)

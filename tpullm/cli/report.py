@@ -1,12 +1,12 @@
 """Write RUN/report.html, one self-contained page about a run."""
 
-import os
 from pathlib import Path
 
 from tpullm.recipe.schema import Recipe
-from tpullm.report import language, run_data
+from tpullm.report import run_data
+from tpullm.report.language import named
 from tpullm.report.page import page
-from tpullm.system import storage
+from tpullm.system import language, storage
 from tpullm.system.log import say
 
 
@@ -14,7 +14,7 @@ def main(recipe: Recipe, run: Path) -> None:
     """Write `RUN/report.html` from what the run has made so far, unless the page is the same."""
     path = run / "report.html"
     # To make the page and compare it is cheaper than hashing its inputs, and never out of date.
-    text = page(run_data.read(recipe, run, language.named(recipe.language or language.preferred(os.environ))))
+    text = page(run_data.read(recipe, run, named(recipe.language or language.chosen())))
     if path.is_file() and path.read_text(encoding="utf-8") == text:
         say(f"report: unchanged, skipped; see {path}")
         return

@@ -7,6 +7,7 @@ from tpullm.corpus.sources import YOURS
 from tpullm.evaluation.question_task import RULES, WRITTEN
 from tpullm.evaluation.statistics import ALIKE
 from tpullm.report.tables import show as show_table
+from tpullm.system.language import spoken
 from tpullm.system.log import console
 
 Row = tuple[str, str, str, str]
@@ -20,7 +21,10 @@ def show_tasks(results: dict[str, Any]) -> None:
     cells: list[tuple[str, ...] | None] = []
     for task, figures in results["tasks"].items():
         shots = str(figures["settings"]["shots"])
-        cells += [(*(("", "") if number else (task, shots)), *row) for number, row in enumerate(task_rows(figures))]
+        cells += [
+            (*(("", "") if number else (task, shots)), spoken(row[0]), *row[1:])
+            for number, row in enumerate(task_rows(figures))
+        ]
         cells.append(None)
     header = ("task", "shots", "what is measured", "score", "95 %", "of")
     title = f"{results['model']['name']} on tasks"
@@ -100,8 +104,8 @@ def _comparison_rows(labels: list[str], figure: dict[str, Any]) -> Iterator[Row]
 
 def show_run(results: dict[str, Any]) -> None:
     """Print what `evaluate` found in a run."""
-    rows = _run_rows(results)
-    show_table("What the model learned", ("", ""), rows, folded=(0, 1), lines="all", on=console())
+    rows = [(spoken(what), spoken(found)) for what, found in _run_rows(results)]
+    show_table(spoken("What the model learned"), ("", ""), rows, folded=(0, 1), lines="all", on=console())
 
 
 def _run_rows(results: dict[str, Any]) -> Iterator[tuple[str, str]]:

@@ -130,8 +130,9 @@ class WhileTraining:
         share = times * (counter.read_tokens / 3 + written) / max(trained, 1)
         counts = {"question": questions, "text": len(settings.prompts), "blank": len(settings.blanks)}
         whats = [f"{count:,} {what}{'s' * (count > 1)}" for what, count in counts.items() if count]
-        line = f"{self.name}: {times} times {', '.join([*whats, *tasks.names])} on the way: at most "
-        line += f"{times * (counter.read_tokens + written):,} tokens, {share:.1%} of the training"
+        what = ", ".join([*whats, *tasks.names])
+        cost = f"{times * (counter.read_tokens + written):,} tokens, {share:.1%} of the training"
+        line = f"{self.name}: {times} times {what} on the way: at most {cost}"
         return line + ", and what the tasks of the harness take" * bool(tasks.names)
 
 

@@ -15,7 +15,6 @@ from importlib import resources
 
 from tpullm.system.words import LETTERS, Sizes, compact, moment, short
 
-NAMES = ("en", "ja")
 _MYRIADS = ((1e12, "兆"), (1e8, "億"), (1e4, "万"))  # Japanese counts in powers of 10,000
 
 
@@ -98,9 +97,3 @@ def named(name: str) -> Language:
         return ENGLISH
     pairs = yaml.safe_load(resources.files("tpullm.report").joinpath(f"{name}.yaml").read_text(encoding="utf-8"))
     return Language(name, {english: "".join(sentence.splitlines()) for english, sentence in pairs.items()})
-
-
-def preferred(environment: Mapping[str, str]) -> str:
-    """The language of the environment: `ja` in a Japanese locale, else `en`. POSIX: the first variable that is set."""
-    found = next((value for key in ("LC_ALL", "LC_MESSAGES", "LANG") if (value := environment.get(key))), "")
-    return "ja" if found.lower().startswith("ja") else "en"

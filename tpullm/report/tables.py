@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from tpullm.system.language import spoken
+
 COLUMNS = 120  # if the output is no terminal
 WIDTH = 30  # of a bar
 
@@ -24,7 +26,7 @@ def show(
     """Print a table.
 
     Args:
-        header: the names of the columns; no line of names if all are empty.
+        header: the names of the columns, in English; no line of names if all are empty.
         rows: cells; None is a line between two parts.
         right: the columns whose cells stand at the right.
         folded: the columns whose cells are broken into lines if the table is too wide.
@@ -36,7 +38,7 @@ def show(
     table.pad_edge = lines == "all"
     for number, name in enumerate(header):
         justify = "right" if number in right else "left"
-        table.add_column(escape(name), justify=justify, overflow="fold", no_wrap=number not in folded)
+        table.add_column(escape(spoken(name)), justify=justify, overflow="fold", no_wrap=number not in folded)
     for row in rows:
         if row is None:
             table.add_section()

@@ -20,11 +20,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from tpullm.recipe import parsing
-from tpullm.report import language, run_data
+from tpullm.report import run_data
+from tpullm.report.language import named
 from tpullm.report.page import page
 from tpullm.report.rendering import page_script, page_style, render
 from tpullm.run.directory import RECIPE
-from tpullm.system import storage
+from tpullm.system import language, storage
 from tpullm.system.errors import UserError
 from tpullm.system.log import say, warn
 
@@ -72,12 +73,12 @@ class Pages:
         if not (run / RECIPE).is_file():
             return self._message("")
         recipe = parsing.load(run / RECIPE)
-        text = language.named(recipe.language or language.preferred(os.environ))
+        text = named(recipe.language or language.chosen())
         compared = self._runs if len(self._runs) > 1 else {}
         return page(run_data.read(recipe, run, text, compared), live=True)
 
     def _message(self, error: str) -> str:
-        text = language.named(language.preferred(os.environ))
+        text = named(language.chosen())
         return render("waiting.html", text, run=next(iter(self._runs)), error=error)
 
 

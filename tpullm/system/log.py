@@ -1,4 +1,7 @@
-"""What the user sees during work: lines and progress bars on stderr; stdout is for results only."""
+"""What the user sees during work: lines and progress bars on stderr; stdout is for results only.
+
+They are written in English, and shown in the language of the terminal (`language`).
+"""
 
 import contextlib
 import sys
@@ -7,6 +10,7 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import TextIO
 
+from tpullm.system.language import spoken
 from tpullm.system.words import size
 
 SECONDS_TO_FIRST_LINE = 5.0
@@ -33,12 +37,12 @@ def speak_as(name: str, only_warns: bool = False) -> None:
 def say(message: str) -> None:
     """Print one line to the user."""
     if not _only_warns:
-        console().print(_process_prefix() + message, markup=False)
+        console().print(_process_prefix() + spoken(message), markup=False)
 
 
 def warn(message: str) -> None:
     """Print one line about this process, also on a host that only warns."""
-    console().print(_process_prefix() + message, markup=False)
+    console().print(_process_prefix() + spoken(message), markup=False)
 
 
 def one_line(text: str, most: int = 2_000) -> str:
@@ -53,7 +57,7 @@ def last_words(message: str, to: TextIO | None = None) -> None:
     Args:
         to: default is stderr.
     """
-    print(f"{_process_prefix()}tpullm: {one_line(message)}", file=to or sys.stderr, flush=True)
+    print(f"{_process_prefix()}tpullm: {one_line(spoken(message))}", file=to or sys.stderr, flush=True)
 
 
 def _process_prefix() -> str:
@@ -75,15 +79,15 @@ def progress(
 
     class Rate(ProgressColumn):
         def render(self, task) -> Text:
-            return Text(f"{task.speed or 0:,.0f} {unit}/s")
+            return Text(f"{task.speed or 0:,.0f} {spoken(unit)}/s")
 
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
-        TextColumn("{task.completed:,.0f} " + unit),
+        TextColumn("{task.completed:,.0f} " + spoken(unit)),
         Rate(),
         TimeElapsedColumn(),
-        TextColumn("left"),
+        TextColumn(spoken("left")),
         TimeRemainingColumn(),
     )
     terminal = console()

@@ -90,7 +90,7 @@ class Recipe:
         name: the name of the recipe. A run directory belongs to one recipe.
         run: the run directory. It holds all that a run makes.
         seed: the seed of everything random.
-        language: language of the report, `en` or `ja`. Empty is that of the environment (`LANG`).
+        language: language of the report and of the terminal, `en` or `ja`. Empty is that of the environment (`LANG`).
         text: a file, folder or zip file of your own text. It is added to the sources, and conversations in it to those
             of the first stage of tuning that has any.
         text_bytes: at most this many bytes of `text`. 0 is all.
