@@ -26,7 +26,7 @@ from tpullm.system.language import catalogue, preferred, spoken
 NAME = re.compile(r"\{(\w+)\}")
 # Modules of which every line that a user sees is translated.
 MODULES = """
-    cli/main cli/options cli/chat cli/blank cli/explain cli/generate cli/serve cli/watch cli/run cli/pretrain
+    cli/main cli/options cli/chat cli/share cli/blank cli/explain cli/generate cli/serve cli/watch cli/run cli/pretrain
     cli/collect cli/recipes cli/report cli/tokenize cli/evaluate cli/finetune cli/export cli/import_ cli/compare
     cli/attention cli/doctor recipe/parsing recipe/mesh_axes recipe/mistakes recipe/sampling recipe/shipped
     report/watching report/run_data run/directory run/stages evaluation/blank evaluation/while_training
