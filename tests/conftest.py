@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, settings
 
 from tests.bucket import Emulator, emulator
 from tpullm.report.watching import SWITCH
-from tpullm.system import storage
+from tpullm.system import language, storage
 from tpullm.system.process import environment
 from tpullm.system.process.confinement import interpreter_rules
 from tpullm.system.process.isolated import NOT_ISOLATED
@@ -147,6 +147,12 @@ def pytest_terminal_summary(terminalreporter):
         terminalreporter.section(over)
         for seconds, name in expensive:
             terminalreporter.write_line(f"{seconds:6.1f} s  {name}")
+
+
+@pytest.fixture(autouse=True)
+def _language_of_a_command_ends_with_it(monkeypatch):
+    """A test may run a command in Japanese in its own process; the next one is in English again."""
+    monkeypatch.setattr(language, "_chosen", "")
 
 
 @pytest.fixture(scope="session", autouse=True)
