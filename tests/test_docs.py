@@ -100,6 +100,7 @@ class Reader:
 def _watches(words: list[str]) -> int:
     """0 if there is a page of the run."""
     page, _ = Pages(parse(main.parser_of("watch"), words).runs).newest()
+    print(page[-2000:].decode(errors="replace"))  # what an error shows
     return 0 if b'id="recipe"' in page else 1
 
 
@@ -110,7 +111,8 @@ def _serves(words: list[str]) -> int:
         words = [word for n, word in enumerate(words) if "--port" not in words[max(0, n - 1) : n + 1]]
         ask = lambda url: get(f"{url}/v1/models", Authorization="Bearer a-key-of-the-pages")["data"]  # noqa: E731
         (models,), code = serve_until(words, ask)
-    assert len(models) == 1 + words.count("--adapter")
+    assert {model["id"] for model in models} >= {Path(words[0]).name, *models[0]["base"].split()}
+    assert len(models) == 1 + words.count("--adapter") + bool(models[0]["base"])
     return code - 130  # stopped, as by Ctrl-C
 
 

@@ -57,6 +57,7 @@ def test_it_lists_the_recipes_in_any_folder(installed, tmp_path):
 def test_it_runs_a_recipe_in_any_folder(installed, tmp_path):
     """The run directory is the recipe's, in the folder in which the command is given."""
     less = ["--corpus.sources", "[{name: tenki, kind: tenki, licence: Apache-2.0, documents: 600, filter: false}]"]
+    less += ["--finetune.talk.documents", "{tenki: 0.2}"]
     elsewhere(installed, tmp_path, "collect", "quickstart", *less)
     assert (tmp_path / "runs" / "quickstart" / "documents" / "manifest.json").exists()
     manual = "[{name: manual, kind: python, path: documentation, documents: 60, licence: PSF-2.0, filter: false}]"
