@@ -100,7 +100,7 @@ class Reader:
 def _watches(words: list[str]) -> int:
     """0 if there is a page of the run."""
     page, _ = Pages(parse(main.parser_of("watch"), words).runs).newest()
-    print(page[-2000:].decode(errors="replace"))  # what an error shows
+    print(page[-2000:].decode(errors="replace"))  # what the reader sees
     return 0 if b'id="recipe"' in page else 1
 
 
