@@ -44,7 +44,7 @@ def begin(run):
 
 
 def train(run, *rows):
-    """Its text is made, and it is training; half a line is on its way."""
+    """Write the files of a run during pretraining. The last line of the log is incomplete, as while it is written."""
     config = TokenizerConfig(vocabulary_size=0, model_type="char", words="none")
     trainer.train([("ja", "今日はいい天気ですね。\n")], config, run / "tokenizer" / "tokenizer.model")
     for stage in ("documents", "tokenizer"):

@@ -44,7 +44,7 @@ def main(recipe: Recipe, run: Path) -> None:
 def _make_stages(recipe: Recipe, run: Path, exports: ModuleType | None) -> None:
     if recipe.base:
         hosts.on_first("import", importlib.import_module("tpullm.cli.import_").make_base, recipe, run)
-    verbs = ["collect", "tokenize"] if recipe.foundation == "pretrain" or recipe.corpus.sources else []
+    verbs = ["collect", "tokenize"] if recipe.reads_text else []
     verbs += ["pretrain"] * (recipe.foundation == "pretrain") + ["finetune"] * bool(recipe.finetune)
     for verb in (*verbs, "evaluate", "report", *["export"] * bool(exports)):
         if verb in TOGETHER and hosts.broadcast(verb, lambda verb=verb: _is_verb_finished(verb, recipe, run)):

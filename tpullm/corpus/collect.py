@@ -55,12 +55,7 @@ def inputs(recipe: Recipe) -> tuple[dict[str, Any], dict[str, Any]]:
     """
     found = corpus_sources.sources(recipe)
     corpus_sources.check(found)
-    # Without an assistant, the inputs are those of earlier versions.
-    left_out = [("assistant", "")]
-    sources = [
-        {key: value for key, value in vars(source).items() if key != "weight" and (key, value) not in left_out}
-        for source in found
-    ]
+    sources = [{key: value for key, value in vars(source).items() if key != "weight"} for source in found]
     config = fields.result(recipe.corpus) | {"sources": sources}
     if any(source.kind == "tenki" for source in found):
         config["seed"] = recipe.seed

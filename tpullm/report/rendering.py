@@ -4,7 +4,9 @@ A template gets `text`, the language of the page, and `_NAMES`. Its sentences ar
 Python, and `tests/report/test_language.py` reads them from the templates too. What is not markup is escaped.
 """
 
+import base64
 import functools
+import hashlib
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -34,6 +36,11 @@ def page_script(live: bool = False) -> Markup:
     """The script of a page with charts; `live`: of one that grows."""
     attention = f'document.querySelectorAll(".attention").forEach({source("attention.js").rstrip()});\n'
     return Markup(source("charts.js") + attention + source("live.js") * live)
+
+
+def policy_hash(content: str) -> str:
+    """A script or a style sheet as a content security policy names it."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
 
 
 @functools.cache

@@ -148,7 +148,7 @@ def read(
 
 def stages_of(recipe: Recipe) -> list[str]:
     """The stages that a recipe makes, in order."""
-    text = ["documents", "tokenizer", "tokens"] if recipe.foundation == "pretrain" or recipe.corpus.sources else []
+    text = ["documents", "tokenizer", "tokens"] if recipe.reads_text else []
     return [*["base"] * bool(recipe.base), *text, *recipe.trained[recipe.foundation == "base" :], "evaluate"]
 
 

@@ -4,7 +4,6 @@ It reads the files of the run and nothing else, so it also shows a run of anothe
 `gs://`. The page is made again only if somebody asks, and takes at most `SHARE` of a core.
 """
 
-import base64
 import contextlib
 import functools
 import hashlib
@@ -23,7 +22,7 @@ from tpullm.recipe import parsing
 from tpullm.report import run_data
 from tpullm.report.language import named
 from tpullm.report.page import page
-from tpullm.report.rendering import page_script, page_style, render
+from tpullm.report.rendering import page_script, page_style, policy_hash, render
 from tpullm.run.directory import RECIPE
 from tpullm.system import language, storage
 from tpullm.system.errors import UserError
@@ -124,8 +123,8 @@ class _Handler(BaseHTTPRequestHandler):
 @functools.cache
 def _headers() -> dict[str, str]:
     """Only our style sheet and our script work on the page, and it asks only this server."""
-    scripts = " ".join(f"'{_hash(page_script(live))}'" for live in (False, True))
-    style = f"'{_hash(page_style())}'"
+    scripts = " ".join(f"'{policy_hash(page_script(live))}'" for live in (False, True))
+    style = f"'{policy_hash(page_style())}'"
     return {
         "content-type": "text/html; charset=utf-8",
         "content-security-policy": (
@@ -137,10 +136,6 @@ def _headers() -> dict[str, str]:
         "referrer-policy": "no-referrer",
         "cache-control": "no-cache",
     }
-
-
-def _hash(content: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
 
 
 def listen(port: int | None = None) -> socket.socket:

@@ -3,8 +3,6 @@
 Its scripts ask by three functions: `startAsking`, `whole` and `choices`. `asking.js` has them for a server.
 """
 
-import base64
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 
@@ -12,7 +10,7 @@ import yaml
 from markupsafe import Markup
 
 from tpullm.report.language import ENGLISH
-from tpullm.report.rendering import render, source
+from tpullm.report.rendering import policy_hash, render, source
 
 PACKAGE = "tpullm.serving"
 SCRIPTS = ("markdown.js", "message.js", "chat.js", "next_tokens.js", "start.js")
@@ -31,7 +29,7 @@ def page(asking: Sequence[str], may: str, data: Mapping[str, str], is_file: bool
     script = "".join(source(name, PACKAGE) for name in (*asking, *SCRIPTS))
     # With Trusted Types no script can make a text into HTML.
     policy = (
-        f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; img-src data:; "
+        f"default-src 'none'; script-src '{policy_hash(script)}'; style-src '{policy_hash(style)}'; img-src data:; "
         f"base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'; trusted-types 'none'{may}"
     )
     held = {"texts": as_data(page_texts()), **data}
@@ -49,7 +47,3 @@ def as_data(value: object) -> str:
 def page_texts() -> dict[str, dict[str, str]]:
     """Every text of the page, by its name and its language."""
     return yaml.safe_load(source("texts.yaml", PACKAGE))
-
-
-def _hash(content: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()

@@ -158,6 +158,11 @@ class Recipe:
         return [self.foundation, *self.finetune]
 
     @property
+    def reads_text(self) -> bool:
+        """Whether text is collected and tokenized: to learn from it, or to measure with it."""
+        return self.foundation == "pretrain" or bool(self.corpus.sources)
+
+    @property
     def laws(self) -> list[Source]:
         """The sources that the questions `law` are about."""
         return [source for source in self.corpus.sources if source.kind == "law"]

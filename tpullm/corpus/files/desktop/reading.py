@@ -10,14 +10,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tpullm.corpus.document import Raw
-from tpullm.corpus.files import opened
+from tpullm.corpus.files import kinds, opened
 from tpullm.corpus.files.desktop import chats, json_files, mail, notebooks, office, pdf, tables
 from tpullm.system.errors import UserError
 
 Reader = Callable[[Path, "Wanted"], Iterator[Raw | None]]
 BATCH_SECONDS, FILE_SECONDS = 5, 300  # of the processor
 BATCH_CHARACTERS, BATCH_DOCUMENTS = 1 << 22, 1_000
-SAVE_AS = "save its text as .txt"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +68,7 @@ def read(path: Path, kind: str, wanted: Wanted) -> Iterator[Raw]:
         try:
             batch, ended, used = opened.in_child(f"{__name__}:more", str(path), kind, *vars(wanted).values(), step)
         except opened.Unreadable as error:
-            advice = "" if ";" in str(error) else f"; {SAVE_AS}"
+            advice = "" if ";" in str(error) else f"; {kinds.SAVE_AS}"
             raise opened.Unreadable(f"{error}{advice}") from None
         yield from (_from_json(fields) for fields in batch)
         seconds, step = seconds + used, step + 1
