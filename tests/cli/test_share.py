@@ -45,6 +45,13 @@ def test_a_tuned_run_gives_both_its_stages_and_a_stage_gives_one(share, tiny_run
         assert bool(json.loads(re.search(r'id="shared">([^<]*)<', one)[1])["chat"]) == (stage == "talk")
 
 
+def test_the_chat_begins_with_questions_that_the_model_answers(share, tiny_run, tmp_path, monkeypatch):
+    monkeypatch.setattr("tpullm.serving.answered_questions.answered_questions", lambda model: [f"{model.stage}?"])
+    assert share(tiny_run, tmp_path / "asked.html")[0] == 0
+    described = re.search(r'id="shared">([^<]*)<', (tmp_path / "asked.html").read_text("utf-8"))[1]
+    assert json.loads(described)["questions"] == ["talk?"]
+
+
 def test_the_file_of_a_run_is_in_its_folder_and_none_is_half_written(share, tiny_run):
     code, _ = share(tiny_run)
     assert code == 0 and (tiny_run / "share.html").read_text("utf-8").endswith("</html>")

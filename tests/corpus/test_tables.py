@@ -26,6 +26,13 @@ def test_the_column_of_text_is_found(tmp_path, delimiter):
     assert (raw.dropped, raw.problem) == (NOT_READ, told)
 
 
+def test_a_column_without_a_name_has_its_number(tmp_path):
+    """No row of names: a column has a number twice, and the first row is read too."""
+    (tmp_path / "a.csv").write_text("1,1,This is a film that I liked.\n2,2,This is one that I left.\n")
+    raws = read(tmp_path / "a.csv")
+    assert [(raw.record, raw.noted) for raw in raws] == [(f"row {n}", "its column number 3 is read") for n in (1, 2)]
+
+
 def test_a_table_without_text_is_lines_also_in_the_encoding_of_excel_in_japan(tmp_path):
     (tmp_path / "a.csv").write_bytes("名前,年齢,住所\r\n佐藤太郎,30,東京\r\n三木英子,25,大阪\r\n".encode("cp932"))
     (raw,) = read(tmp_path / "a.csv")

@@ -67,6 +67,17 @@ def test_three_lines_say_what_was_read_what_was_not_and_what_goes_to_tuning(tmp_
     assert stages.found_conversations(recipe, run, "talk") is None
 
 
+def test_a_broken_zip_file_is_named_with_what_to_do(tmp_path, capsys):
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text("A text.\n" * 9)
+    (tmp_path / "texts" / "z.zip").write_bytes(b"PK\3\4 and no more")
+    read, not_read = told(
+        capsys, Recipe(text=str(tmp_path / "texts"), corpus=CorpusConfig(workers=1)), tmp_path / "run"
+    )
+    assert read == "read: 1 files (1 text), 1 documents"
+    assert not_read.startswith("not read: z.zip (is no zip file or is cut off (") and "download it again" in not_read
+
+
 def test_a_single_file_that_can_t_be_read_says_what_to_do(tmp_path):
     (tmp_path / "b.docx").write_bytes(b"broken")
     recipe = Recipe(text=str(tmp_path / "b.docx"), corpus=CorpusConfig(workers=1))

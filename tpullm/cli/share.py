@@ -27,6 +27,7 @@ def main(arguments) -> None:
     """Find the model, and for plain text the one before tuning; check that a page computes them; write it."""
     from tpullm.engine.session import find_model
     from tpullm.model.architecture import Architecture, parameter_count
+    from tpullm.serving.answered_questions import answered_questions
     from tpullm.serving.shared_page import LARGEST, check_config, shared_page
     from tpullm.tokenizer import difference
 
@@ -47,9 +48,9 @@ def main(arguments) -> None:
         has_both = False
     tuned = _parameters(found)
     name = found.model.recipe["name"] if found.model else Path(path.name).stem
-    html = shared_page(
-        name, found.config, found.tokenizer, _parameters(base) if has_both else tuned, tuned if found.talks else None
-    )
+    text, chat = _parameters(base) if has_both else tuned, tuned if found.talks else None
+    questions = answered_questions(found.model) if found.model else []
+    html = shared_page(name, found.config, found.tokenizer, text, chat, questions)
     storage.write_text(out, html)
     what = f"{base.model.stage} and {found.model.stage}" if has_both else found.model.stage if found.model else name
     say(f"share: {what}, {parameters:,} parameters{' each' * has_both}; see {out} ({len(html.encode()) / 1e6:.1f} MB)")

@@ -7,7 +7,7 @@ import base64
 import dataclasses
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,7 @@ def shared_page(
     tokenizer: Tokenizer,
     text: Mapping[str, np.ndarray],
     chat: Mapping[str, np.ndarray] | None,
+    questions: Sequence[str] = (),
 ) -> str:
     """The HTML.
 
@@ -41,6 +42,7 @@ def shared_page(
         config: of both stages.
         text, chat: the parameters of the stage that reads and continues texts, and of the one that answers, by their
             flat names, `[L, ...]` in layers. None: the model does not talk. They may be the same object.
+        questions: which it is known to answer; the chat begins with them.
 
     Raises:
         UserError: the page can't do what this tokenizer or its chat template does.
@@ -56,6 +58,7 @@ def shared_page(
         "begin": tokenizer.begin,
         "stops": tokenizer.stop_ids,
         "chat": None if chat is None else _chat_pieces(tokenizer, name),
+        "questions": list(questions),
     }
     data = {"shared": as_data(described)}
     data |= {f"weights-{stage}": base64.b64encode(_packed(arrays)).decode() for stage, arrays in stages.items()}

@@ -30,7 +30,7 @@ function reader(stage, longest) {
 async function whole(path, body, signal) {
   if (path === "v1/completions") return { choices: [await told(body, signal)] };
   const ends = SHARED.stops.map((id) => TOKENIZER.name(id));
-  const knows = { talks: Boolean(SHARED.chat), ends, infills: true, system: false, questions: [], base: BASE };
+  const knows = { talks: Boolean(SHARED.chat), ends, infills: true, system: false, questions: SHARED.questions, base: BASE };
   return { data: [{ id: SHARED.name, ...knows }] };
 }
 
