@@ -15,6 +15,15 @@ PROGRAM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "
 SECONDS = 60
 _OPTIONS = ("--headless=new", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--no-proxy-server")
 _QUIET = ("--disable-background-networking", "--disable-component-update", "--disable-sync", "--mute-audio")
+_REPLACED = (
+    "Inspected target navigated or closed",
+    "Execution context was destroyed.",
+    "Cannot find context with specified id",
+)
+
+
+class Replaced(Exception):
+    """The page that was asked went away before it answered: it reloads, or shows another address."""
 
 
 class Page:
@@ -55,6 +64,8 @@ class Page:
         self._to.write(json.dumps(asked | session).encode() + b"\0")
         self.until(lambda: number in self._answers, method)
         answer = self._answers.pop(number)
+        if answer.get("error", {}).get("message") in _REPLACED:
+            raise Replaced(method)
         assert "error" not in answer, answer
         return answer["result"]
 
@@ -70,7 +81,14 @@ class Page:
         return found["result"].get("value")
 
     def wait(self, script: str) -> None:
-        self.until(lambda: self.value(f"Boolean({script})"), script)
+        """Until the page says yes. A page that is just being replaced by the next says nothing yet."""
+
+        def holds() -> bool:
+            with contextlib.suppress(Replaced):
+                return self.value(f"Boolean({script})")
+            return False
+
+        self.until(holds, script)
 
     def open(self, url: str, width: int = 1280, language: str = "en") -> None:
         """Show a page in a window of this width, for a reader of this language."""
