@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 from unittest import mock
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -44,11 +45,11 @@ def by_brute_force(made: list[Made], most: int) -> list[list[int]]:
             for band in range(dedup.BANDS):
                 same = [other for other in signed if other[5].near[band] == document.near[band]]
                 pairs += [(part, row, same[0][3], same[0][4])] if same else []
-    candidates = {pair[:2] for pair in pairs}
+    likely = {pair[:2] for pair, bands in Counter(pairs).items() if bands > 1}
     counts = Counter()
     for part, one in enumerate(made):
         for row, document in enumerate(one.documents):
-            if one.signs(document) and (part, row) not in candidates and marks[part][row] < EXACT:
+            if one.signs(document) and (part, row) not in likely and marks[part][row] < EXACT:
                 counts.update(set(document.lines))
     texts = [[_text_to_compare(document, counts) for document in one.documents] for one in made]
     for part, row, other, place in pairs:
@@ -78,7 +79,7 @@ LINE_LISTS |= st.sampled_from(
 DOCUMENTS = st.builds(
     Document,
     st.integers(0, 20),
-    st.tuples(*[st.integers(0, 60)] * dedup.BANDS),
+    st.tuples(*[st.integers(0, 60)] * dedup.BANDS) | st.sampled_from([(number,) * dedup.BANDS for number in range(3)]),
     lines=LINE_LISTS,
     apart=st.sampled_from([False, False, False, True]),
     named=st.sampled_from([False, False, False, False, True]),
@@ -130,6 +131,15 @@ def test_the_one_copy_that_is_kept_is_not_dropped_for_its_copies(tmp_path):
     assert marked(tmp_path, written(tmp_path, [Made((text,) * 9)]))[0] == [[USED, *[EXACT] * 8]]
     alike = [Made((text,) * 9), Made((other,))]
     assert marked(tmp_path, written(tmp_path, alike))[0] == [[LINES, *[EXACT] * 8], [LINES]]
+
+
+@pytest.mark.parametrize(("shared", "expected"), [(1, [USED] * 4), (2, [USED, *[NEAR] * 3])])
+def test_pages_of_one_template_are_no_copies(tmp_path, shared, expected):
+    """One shared band: the lines of the template stand in four documents, and what is left of each is its own."""
+    bands = [(0,) * shared + (1 + number,) * (dedup.BANDS - shared) for number in range(4)]
+    pages = [Document(number, own, lines=(0, 1, 2, 3, 4, 5, 6 + number)) for number, own in enumerate(bands)]
+    with mock.patch.object(near_copies, "MOST_DOCUMENTS", 2):
+        assert marked(tmp_path, written(tmp_path, [Made(tuple(pages))]), 9)[0] == [expected]
 
 
 def test_groups_are_bounded_and_ranges_are_as_many_as_keep_each_below_its_bound():

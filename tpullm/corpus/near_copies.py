@@ -6,7 +6,7 @@ texts are compared without the lines that stand in many documents, by sketches, 
     sketch    a group of parts   → the sketches of its documents, by the group that needs them
     mark      a group of parts   → see `repeated_lines.py`; `marks_after_copies` compares the sketches
 
-Before, the lines are counted (`repeated_lines.py`), in the documents that share no band with an earlier one: the lines
+Before, the lines are counted (`repeated_lines.py`), in the documents that are not likely to be copies: the lines
 of a text that a thousand sites copied are no menu, and the menus of those sites stand in their other pages too. A
 sketch is made of a text when its document is in a pair, since few are, and no part has to keep it.
 """

@@ -260,10 +260,12 @@ def gather(own: Range) -> None:
 
 
 def pair(group: Group) -> None:
-    """Write the pairs of a group, and the numbers of their documents, by the group that has them.
+    """Write the pairs of a group, the numbers of their documents, by the group that has them, and the likely copies.
 
     A pair is two numbers of documents, the later one first: uint64 [pairs, 2], sorted. Equal ones mean that the
-    document is an exact copy; it has no other pair.
+    document is an exact copy; it has no other pair. The likely copies are the documents that share two bands
+    with one earlier document, by their numbers: uint64 [documents]. Of texts that are alike by 0.8 88 % do, of those by
+    0.7 38 %, by 0.6 7 %.
     """
     entries, late = _entries(group)
     told = [
@@ -280,7 +282,9 @@ def pair(group: Group) -> None:
     numbers, is_exact = ranks & NUMBER, (keys & _IS_EXACT) > 0
     exact = np.unique(numbers[is_copy & is_exact])
     near = np.stack([numbers, earlier & NUMBER], axis=1)[is_copy & ~is_exact]
-    near = near[~np.isin(near[:, 0], exact)]
+    near = _sorted(near[~np.isin(near[:, 0], exact)])
+    likely = np.unique(near[1:, 0][(near[1:] == near[:-1]).all(axis=1)])
+    document_files.write(group.file("likely"), np.array([0, len(likely)]), [likely])
     pairs = _sorted_once(np.concatenate([near, np.stack([exact, exact], axis=1)]))
     document_files.write(group.file("pairs"), np.array([0, len(pairs)]), [pairs])
     needed = np.unique(near)

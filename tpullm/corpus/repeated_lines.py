@@ -5,9 +5,10 @@ Two rounds of tasks like those of `reduce.py`, after documents that may be copie
     count     a group of parts   → its lines, and in how many of its documents each stands, sorted by hash
     add_up    a range of hashes  → the lines that stand in many documents of the corpus, and in how many, by group
 
-What may be a copy of an earlier document is not counted: the lines of a text that is there twenty times would be
-repeated lines, and the one copy that is kept would be dropped for them. So the result depends on the documents that are
-left, and not on groups, ranges and processes.
+What is likely to be a copy of an earlier document is not counted: the lines of a text that is there twenty times would
+be repeated lines, and the one copy that is kept would be dropped for them. One shared band does not make it likely: the
+pages of one template would have no repeated lines, and be copies for them. So the result depends on the documents that
+are left, and not on groups, ranges and processes.
 
 Near copies are compared without these lines, and documents are dropped that are mostly such lines. So the last round of
 collect comes after both, `mark`: a group of parts → the marks of its documents, and what they count.
@@ -31,8 +32,8 @@ MOST = 0.3
 
 def count(group: Group) -> None:
     """Write in how many documents of a group each of its lines stands, (key, documents): uint64 [lines, 2]."""
-    marks, pairs = reduce.marks_and_pairs(group)
-    marks[group.places(pairs[:, 0])] = NEAR
+    marks, _ = reduce.marks_and_pairs(group)
+    marks[group.places(document_files.read_range(group.file("likely"), 0)[:, 0])] = NEAR
     found, is_counted = [np.zeros(0, np.uint64)], [np.zeros(0, bool)]
     for one, own in group.split(marks):
         if one.lines:
