@@ -1,9 +1,10 @@
-"""The site that `make docs` makes, as a reader has it in headless Chromium: its search finds Japanese."""
+"""The site that `make docs` makes: its paragraphs, and its search as a reader has it in headless Chromium."""
 
 import functools
 import http.server
-import importlib.util
 import json
+import re
+import runpy
 import subprocess
 import sys
 import threading
@@ -11,14 +12,9 @@ import types
 
 import pytest
 
-from tests.pages import ROOT
+from tests.pages import ROOT, name_of
 from tests.serving.chromium import PROGRAM, browser, shown
 
-pytestmark = [
-    pytest.mark.ci,
-    pytest.mark.skipif(not PROGRAM, reason="there is no Chromium on this machine"),
-    pytest.mark.skipif(not importlib.util.find_spec("mkdocs"), reason="the extra `docs` is not installed"),
-]
 TITLES = {page.stem: page.read_text("utf-8").split("\n")[0].removeprefix("# ") for page in ROOT.glob("docs/ja/*.md")}
 TITLES = {name: title for name, title in TITLES.items() if name != "index"}  # its title is tpullm, which all pages name
 WORDS = {"量子化": "tuning", "学習率": "tuning", "事前学習": "five-steps", "用語": "", "まず動かす": ""}
@@ -27,6 +23,9 @@ WORDS = {"量子化": "tuning", "学習率": "tuning", "事前学習": "five-ste
 @pytest.fixture(scope="module")
 def search(tmp_path_factory):
     """What the Japanese site finds: the address of each page, the best first."""
+    pytest.importorskip("mkdocs", reason="the extra `docs` is not installed")
+    if not PROGRAM:
+        pytest.skip("there is no Chromium on this machine")
     site = tmp_path_factory.mktemp("site")
     build = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict", "-f", str(ROOT / "mkdocs.yml")]
     subprocess.run([*build, "-d", str(site)], check=True, env={"NO_MKDOCS_2_WARNING": "1"})
@@ -52,11 +51,13 @@ def found(page, text: str) -> types.SimpleNamespace:
     return types.SimpleNamespace(pages=page.value(links), marks=shown(page, ".md-search-result__item mark"))
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(("name", "title"), sorted(TITLES.items()))
 def test_a_page_is_the_first_that_its_title_finds(search, name, title):
     assert search(title).pages[0] == f"/ja/{name}/"
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(("word", "name"), WORDS.items())
 def test_a_word_is_found_inside_of_sentences(search, word, name):
     result = search(word)
@@ -64,6 +65,19 @@ def test_a_word_is_found_inside_of_sentences(search, word, name):
     assert all(mark.startswith(word) or word.startswith(mark) for mark in result.marks), "no other word is found"
 
 
+@pytest.mark.ci
 def test_english_is_found_word_by_word(search):
     result = search("learning rate")
     assert {"learning", "rate"} <= {mark.lower() for mark in result.marks}
+
+
+@pytest.mark.parametrize("page", sorted(ROOT.glob("docs/ja/*.md")), ids=name_of)
+def test_japanese_paragraphs_have_no_ends_of_lines_and_the_rest_is_as_it_was(page):
+    text = page.read_text("utf-8")
+    joined = runpy.run_path(str(ROOT / "docs" / "japanese_lines.py"))["joined"](text)
+    letters = "[ぁ-ヿ一-鿿、。]"
+    prose = re.sub(r"^ *```.*?^ *```$", "", joined, flags=re.DOTALL | re.MULTILINE)
+    assert re.search(rf"{letters}\n{letters}", text) and not re.search(rf"{letters}\n *{letters}", prose)
+    assert "".join(joined.split()) == "".join(text.split())
+    for block in (r"^\|.*", r"^ *[-*] ", r"^ *\d+\. ", r"^#+ .*", r"^ *```.*", r"\n\n"):
+        assert re.findall(block, joined, re.MULTILINE) == re.findall(block, text, re.MULTILINE)
