@@ -41,9 +41,9 @@ QUOTED = [
     ("docs/*/tuning.md", "configs/tune/law-ja.yaml", "0.710 0.714 0.246 0.220 35.0 600 50.9 44.9"),
     ("docs/*/tuning.md", "configs/tune/law-ja.yaml", "5.2 3.1"),
     ("docs/*/tuning.md", "configs/tune/medicine-ja.yaml", "1.078 0.870 0.269 0.237 42.3 600 98.8 83.8"),
-    ("docs/en/speed.md", "docs/design/tuning-beside-others.md", "3,350 1.89 0.56 531 2.00 0.72"),
-    ("docs/en/speed.md", "docs/design/tuning-beside-others.md", "29.0 3.27 0.53 4.4 2.80 0.61"),
-    ("docs/en/speed.md", "docs/design/tuning-beside-others.md", "1,460 2.19 0.60 269 2.51 0.46"),
+    ("docs/*/speed.md", "docs/design/tuning-beside-others.md", "3,350 1.89 0.56 531 2.00 0.72"),
+    ("docs/*/speed.md", "docs/design/tuning-beside-others.md", "29.0 3.27 0.53 4.4 2.80 0.61"),
+    ("docs/*/speed.md", "docs/design/tuning-beside-others.md", "1,460 2.19 0.60 269 2.51 0.46"),
 ]
 
 
@@ -75,6 +75,18 @@ def assert_in_one_paragraph(pages: str, figures: list[str]):
     for page in found:
         paragraphs = map(numbers, page.read_text("utf-8").split("\n\n"))
         assert any(set(figures) <= paragraph for paragraph in paragraphs), page
+
+
+@pytest.mark.parametrize("page", sorted(page.name for page in ROOT.glob("docs/ja/*.md")))
+def test_a_page_has_the_same_figures_in_both_languages(page):
+    """Those with a point: the others are written otherwise (4 million, 400万). A Japanese page may have fewer."""
+    english, japanese = (
+        {figure for figure in numbers((ROOT / "docs" / language / page).read_text("utf-8")) if "." in figure}
+        for language in ("en", "ja")
+    )
+    assert japanese - english == set()
+    if page in ("planning.md", "published-models.md", "speed.md"):
+        assert english - japanese == set()
 
 
 def texts(pages: str) -> list[str]:

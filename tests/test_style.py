@@ -6,18 +6,55 @@ import re
 import statistics
 from pathlib import Path
 
+import yaml
+
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "tpullm").rglob("*.py"))
 PRINTING_ALLOWED = ("tpullm/cli/", "tpullm/system/log.py")
-JAPANESE = [*ROOT.glob("docs/ja/*.md"), ROOT / "README.ja.md", ROOT / "tpullm/report/ja.yaml"]
-JAPANESE += [ROOT / "tpullm" / name for name in ("serving/templates/texts.yaml", "system/ja.yaml", "cli/explain.yaml")]
-# The Japanese glossary: what is written, and the other spellings of it.
-SPELLINGS = {
-    "実行フォルダー": "実行ディレクトリ",
-    "正答率": "正解率",
-    "コマンド": "動詞を(実行|始め)",
-    "…ー": "(トークナイザ|パラメータ|フォルダ|メモリ|ブラウザ|ライブラリ|リポジトリ|アダプタ|サーバ|ユーザ)(?!ー)",
+JAPANESE = [*ROOT.glob("docs/ja/*.md"), *ROOT.glob("docs/*.ipynb"), ROOT / "README.ja.md"]
+JAPANESE += [ROOT / "tpullm" / name for name in ("report/ja.yaml", "serving/templates/texts.yaml", "system/ja.yaml")]
+JAPANESE += [ROOT / "tpullm/cli/explain.yaml"]
+# The Japanese glossary: the term, what is written for it, and what is not.
+GLOSSARY = {
+    "activations": ("活性値", "アクティベーション"),
+    "chat template": ("チャットテンプレート", "(会話|対話)テンプレート"),
+    "context": ("コンテキスト", "文脈"),
+    "CPU time": ("CPU時間", "プロセッサー?時間"),
+    "default": ("既定", "デフォルト"),
+    "distillation": ("蒸留", "ディスティレーション"),
+    "embedding": ("埋め込み", "エンベディング"),
+    "estimate": ("見積もり", "見積り"),
+    "expert": ("エキスパート", "専門家（experts）"),
+    "export": ("書き出", "エクスポート[しす]"),
+    "extra": ("追加機能", "追加パッケージ|エクストラ|（extra"),
+    "fine-tuning": ("チューニング", "微調整|調律"),
+    "held-out": ("評価用", "(ヘルド|ホールド)アウト"),
+    "matmul": ("行列積", "行列乗算|行列の積"),
+    "normalization": ("正規化", "ノルム、バイアス"),
+    "one": ("1つ", r'(?<![一"])[一二三]つ(?!ひとつ)'),
+    "loss": ("損失", "損失関数値|ロス値"),
+    "lr": ("学習率", "ラーニングレート|訓練率"),
+    "output layer": ("出力層", "出力ヘッド"),
+    "pretraining": ("事前学習", "事前訓練|プレトレーニング"),
+    "quantization": ("量子化", "クオンタイズ"),
+    "right answers": ("正答率", "正解率"),
+    "reward": ("報酬", "リワード"),
+    "run directory": ("実行フォルダー", "ディレクトリ"),
+    "special token": ("特殊トークン", "特別なトークン|スペシャルトークン"),
+    "stage": ("段階", "ステージ"),
+    "task": ("課題", "(プログラミング|harness)のタスク|タスクの(指|名)"),
+    "tokenization": ("トークン化", "トークナイズ"),
+    "tokenizer": ("トークナイザー", "トークナイザ(?!ー)|分かち書き器"),
+    "training": ("学習", "(?<!事前)訓練|トレーニング"),
+    "verb": ("コマンド", "動詞を(実行|始め)"),
+    "vocabulary": ("語彙", "ボキャブラリー?"),
+    "web page": ("Web", "ウェブ"),
 }
+LONG = """
+    アダプタ コンテナ コンパイラ コンピュータ サーバ スケジューラ デコーダ ドライバ パラメータ バッファ フォルダ
+    ブラウザ プロセッサ ヘッダ メモリ ユーザ ライブラリ リポジトリ ルータ オプティマイザ
+""".split()
+SPELLINGS = dict(GLOSSARY.values()) | {"サーバー": f"({'|'.join(LONG)})(?!ー)"}
 FUNCTION = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
@@ -58,7 +95,7 @@ def test_no_error_is_swallowed():
     assert [(name, of.lineno) for name, of in broad if all(isinstance(node, nothing) for node in of.body)] == []
 
 
-def test_japanese_pages_spell_a_word_in_one_way():
+def test_japanese_has_one_word_for_a_thing():
     texts = {path.name: path.read_text("utf-8") for path in JAPANESE}
     found = [
         (name, word, hit[0])
@@ -66,4 +103,11 @@ def test_japanese_pages_spell_a_word_in_one_way():
         for word, other in SPELLINGS.items()
         for hit in re.finditer(other, text)
     ]
-    assert found == [] and all(word in "".join(texts.values()) for word in SPELLINGS if word != "…ー")
+    assert found == [] and [word for word in SPELLINGS if word not in "".join(texts.values())] == []
+
+
+def test_the_glossary_is_what_explain_says():
+    """Of the terms that are in both."""
+    explained = yaml.safe_load((ROOT / "tpullm/cli/explain.yaml").read_text("utf-8"))
+    both = {term: word for term, (word, _) in GLOSSARY.items() if term in explained}
+    assert len(both) > 5 and [term for term, word in both.items() if word not in explained[term]["name"]] == []
