@@ -59,6 +59,10 @@ def test_a_missing_recipe_and_an_unknown_verb(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert "which recipe? Name one after the verb" in refused(capsys, "collect")
     assert "did you mean pretrain?" in refused(capsys, "pretain")
+    (tmp_path / "runs").mkdir()
+    for first in ("runs", "--model"):
+        assert refused(capsys, first, "chat").startswith(f"tpullm: {first}: a verb comes first, such as: tpullm chat")
+    assert "missing: one of --passage, --url, --hash; see tpullm trace --help" in refused(capsys, "trace", "quickstart")
 
 
 def source(**changes) -> dict:
@@ -151,6 +155,13 @@ def test_a_conversation_that_teaches_nothing(capsys, pretrained):
 def test_a_model_that_is_none(capsys, tmp_path, verb):
     assert "no such file or folder" in refused(capsys, verb[0], tmp_path / "nothing", *verb[1:])
     assert "holds no trained model" in refused(capsys, verb[0], tmp_path, *verb[1:])
+    (tmp_path / "recipe.yaml").write_text("name: a")
+    said = refused(capsys, verb[0], tmp_path, *verb[1:])
+    assert f"this run has no trained model yet; train one: tpullm run {tmp_path}" in said
+    assert f"did you mean {tmp_path.name}?" in refused(capsys, verb[0], f"{tmp_path}x", *verb[1:])
+    if verb[0] != "blank":
+        said = refused(capsys, verb[0], tmp_path / "recipe.yaml", *verb[1:])
+        assert "is no GGUF file, the only file that can be a MODEL" in said
 
 
 def test_a_folder_too_long_for_sockets_is_told_in_one_line(tmp_path):

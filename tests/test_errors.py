@@ -27,6 +27,7 @@ def caused(outer: Exception, inner: Exception) -> Exception:
         (caused(RuntimeError("a save failed"), OSError(errno.EROFS, "...")), "a disk: read-only file system; choose"),
         (PermissionError(errno.EACCES, "Permission denied", "/a"), "/a: permission denied; choose another place"),
         (NotADirectoryError(errno.ENOTDIR, "Not a directory", "/a"), "/a: not a directory; choose another place"),
+        (IsADirectoryError(errno.EISDIR, "Is a directory", "/.a.partial", None, "/a"), "/a: is a directory; choose"),
         (MemoryError(), "out of memory; use a smaller batch_size"),
         (RuntimeError("Out of memory while trying to allocate 2500000000 bytes"), "out of memory (2.5 GB at once); "),
         (OSError("AF_UNIX path too long"), "the temporary folder's path is too long; set TMPDIR"),

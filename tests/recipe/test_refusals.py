@@ -62,6 +62,8 @@ ON_THE_COMMAND_LINE = {
     "words": "words: a word too many; an option begins with --, see tpullm --help",
     "quickstart": "quickstart: the recipe is the first word after the verb: tpullm quickstart ...",
     "-x": "-x: no such option; see tpullm --help",
+    "-run": "-run: no such option, did you mean --run? It begins with two dashes; see tpullm --help",
+    "--pretrain.batch_size=99999999999999999999": "pretrain.batch_size: 999999999999999… has more than 15",
     # ranges
     "--seed=-1": "seed: -1 is too small; use 0 or more",
     "--model.layers=0": "model.layers: 0 is too small; use 1 or more",
@@ -193,8 +195,10 @@ IN_A_FILE = {
     ),
     "name: a\nmodel: &a {<<: *a}": "values without end within values",
     "? [a, b]\n: 1": "line 1: ?: a key is a list or a mapping, so no name; write a text",
+    "name: a\nmodel: {layers: 4": "line 2: not YAML from column 18 on; look there and above for a missing colon",
+    "name: a\nmodel:\n\tlayers: 4": "line 3: a tab can't indent YAML; use spaces",
     "model: {layers: !!int x}": "not YAML (invalid literal for int()",
-    "model: {layers: " + "1:" * 5000 + "1}": "not YAML (a number of over 40 digits in",
+    "model: {layers: " + "1:" * 5000 + "1}": "line 1: model.layers: 1:1:1:1:1:1:1:1… has more than 15 digits; use a",
     'name: "\\ud800"': "line 1: name: '\\ud800' is half a character; write the whole one",
 }
 

@@ -56,7 +56,8 @@ def correctable(error: BaseException) -> str | None:
     if (where := _where_disk_failed(error, (errno.ENOSPC, errno.EDQUOT), "No space left on device")) is not None:
         return f"no space left on the device{f' ({where})' if where else ''}; free some and run the same command again"
     if isinstance(error, PermissionError | FileExistsError | NotADirectoryError | IsADirectoryError):
-        return f"{error.filename}: {error.strerror.lower()}; choose another place"
+        # Of a file that is renamed, the second name is the place; the first is a temporary one.
+        return f"{error.filename2 or error.filename}: {error.strerror.lower()}; choose another place"
     if isinstance(error, FileNotFoundError) and str(error.filename).startswith(("/proc/", "/sys/")):
         return f"{error.filename}: can't be made here; choose another place"
     if (where := _where_disk_failed(error, (errno.EROFS,), "Read-only file system")) is not None:

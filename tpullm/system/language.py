@@ -76,7 +76,24 @@ def _open_templates() -> list[tuple[str, str]]:
 
 @functools.cache
 def _pattern(template: str) -> re.Pattern:
-    return re.compile("(.*?)".join(map(re.escape, _NAME.split(template.removeprefix(PART))[::2])), re.DOTALL)
+    parts = _NAME.split(template.removeprefix(PART))  # every second part is a name
+    values = {"count": r"(\d.*?)"}  # or `{count} tokens` is also a list of words that ends so
+    found = (values.get(part, "(.*?)") if place % 2 else re.escape(part) for place, part in enumerate(parts))
+    return re.compile("".join(found), re.DOTALL)
+
+
+def _counts(value: str) -> str:
+    """`1 empty, 2 too short`, each reason in Japanese."""
+    told = (reason.partition(" ") for reason in value.split(", "))
+    return "、".join(
+        f"{_japanese(why, 0)} {count}件" if count[:1].isdigit() else f"{count} {why}" for count, _, why in told
+    )
+
+
+def _skipped(value: str) -> str:
+    """`a.jpg, b.png (why); c.doc (why)`, each reason in Japanese."""
+    found = re.findall(r"(.+?) \((.*?)\)(?:; |$)", value)
+    return "、".join(f"{names}（{_japanese(why, NESTED - 1)}）" for names, why in found) or value
 
 
 def _japanese(line: str, depth: int) -> str:
@@ -88,9 +105,16 @@ def _japanese(line: str, depth: int) -> str:
         if part in line and (found := _pattern(template).fullmatch(line)):
             # A value of one word is a name of the user's, not a line, except where the template says {label}.
             named = {
-                name: _japanese(value, depth - 1) if depth and (" " in value or name == "label") else value
+                name: _LISTS[name](value)
+                if name in _LISTS
+                else _japanese(value, depth - 1)
+                if depth and (" " in value or name == "label")
+                else value
                 for name, value in zip(_NAME.findall(template), found.groups(), strict=True)
             }
             said = _NAME.split(catalogue()[template])  # every second part is a name
             return "".join(named[part] if place % 2 else part for place, part in enumerate(said))
     return line
+
+
+_LISTS = {"counts": _counts, "skipped": _skipped}  # values that are several lines
