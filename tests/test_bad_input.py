@@ -71,7 +71,12 @@ def source(**changes) -> dict:
 
 @pytest.mark.parametrize(
     ("name", "content", "said"),
-    [("gone.txt", None, "mine"), ("a.txt", b"", "no document"), ("a.jsonl", b'{"text": "a"}\n{"text": ', "line 2")],
+    [
+        ("gone.txt", None, "mine"),
+        ("*.txt", None, "patterns are not read; name a folder"),
+        ("a.txt", b"", "no document"),
+        ("a.jsonl", b'{"text": "a"}\n{"text": ', "line 2"),
+    ],
 )
 def test_a_source_that_gives_nothing(capsys, tmp_path, name, content, said):
     if content is not None:
@@ -88,6 +93,13 @@ def test_a_source_that_gives_nothing(capsys, tmp_path, name, content, said):
 def test_a_stage_before_the_one_that_it_needs(capsys, tmp_path):
     assert "run `tpullm collect` first" in refused(capsys, "tokenize", "--config", TINY, "--run", tmp_path / "run")
     assert "run `tpullm tokenize" in refused(capsys, "pretrain", "--config", TINY, "--run", tmp_path / "run")
+
+
+def test_a_tokenizer_of_another_run_is_noticed(capsys, tiny_tokens):
+    made = tiny_tokens / "tokenizer" / "manifest.json"
+    made.write_text(made.read_text().replace('"vocabulary_size": 640', '"vocabulary_size": 400'))
+    assert "were not made with the tokenizer in" in refused(capsys, "pretrain", "--run", tiny_tokens)
+    assert not (tiny_tokens / "pretrain").exists()
 
 
 def test_a_vocabulary_without_room_for_the_bytes(capsys, tiny_tokens):

@@ -156,7 +156,7 @@ def test_a_source_without_a_document_left_says_what_was_dropped(tmp_path):
         _collect(_recipe(_source(tmp_path / "empty.jsonl")), tmp_path / "run")
     (tmp_path / "a.txt").write_bytes(("我喜欢吃苹果。今天天气很好。" * 5).encode("gb18030"))
     with pytest.raises(
-        UserError, match="no document left .*1 not UTF-8.*a.txt is not UTF-8; it looks like GB18030: iconv -f GB"
+        UserError, match="no document left .*1 not UTF-8.*a.txt: is not UTF-8; it looks like GB18030: iconv -f GB"
     ):
         _collect(_recipe(Source("notes", "files", str(tmp_path / "a.txt"), licence="CC0-1.0")), tmp_path / "run")
     assert not (tmp_path / "run" / "documents" / manifest.FILE).exists()

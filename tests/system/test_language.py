@@ -144,6 +144,7 @@ def test_a_translation_has_the_values_of_its_line():
             "documents: yours: not read: a.jpg, b.png (unpack it, and name the folder); c.doc (save its text as .txt)",
             "文書：yours：読まなかったファイル：a.jpg, b.png（展開して、そのフォルダーを指定してください）、c.doc（",
         ),
+        ("a.jsonl: line 3: is not UTF-8; convert the file", "a.jsonl：3行目：UTF-8ではありません"),
         ("a: b is not one of text, tokens; see it", "a：bは選べません。選べるのはtext, tokensです"),
         ("no template has this; leave it", "no template has this; leave it"),
         ("", ""),

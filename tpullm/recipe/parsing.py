@@ -11,6 +11,7 @@ took 0.2 s of processor time for each recipe. This takes 0.15 s for the first on
 import argparse
 import contextlib
 import dataclasses
+import difflib
 import functools
 import itertools
 import json
@@ -25,7 +26,7 @@ from tpullm.hardware import topologies
 from tpullm.recipe import mistakes, schema_keys, shipped
 from tpullm.recipe.mesh_axes import check_sizes
 from tpullm.recipe.mistakes import Keys
-from tpullm.recipe.schema import Recipe
+from tpullm.recipe.schema import ALONE, Recipe
 from tpullm.system import storage
 from tpullm.system.errors import UserError
 
@@ -107,8 +108,15 @@ def settings_of(parser: Parser, argv: Sequence[str], kind: type) -> tuple[Any, a
     files = [_settings_file(shipped.find(name, launch=kind is not Recipe)) for name in names]
     options = _argparse_options(parser, rest, keys)
     values = functools.reduce(_merged_section, (values for _, _, values in files), {})
+    stages = {*(values.get("finetune") or {})}
     for option, text in changes:
         _put_option(values, option, text, keys)
+    for option, _ in changes:  # a stage of the command line alone reads something, or its name is misspelt
+        section, _, name = option.rpartition(".")[0].partition(".")
+        name = name.partition(".")[0]
+        if section == "finetune" and name.lower() not in stages and difflib.get_close_matches(name, stages):
+            if not {"documents", "conversations", *ALONE} & {*values["finetune"][name]}:
+                raise UserError(f"--{option}: {section} has no {name}; there are {', '.join(sorted(stages))}")
 
     def place(loc: tuple) -> str:
         whole = [schema_keys.general(option, keys.sections) for option, _ in changes]  # corpus.sources.path
@@ -180,7 +188,7 @@ def _put_option(values: dict[str, Any], option: str, text: str, keys: Keys) -> N
             node[name], chosen = found, [one for one in found if one.get("name") == names[-1]]
             if len(chosen) != 1:
                 known = ", ".join(str(one.get("name")) for one in found) or "none"
-                raise UserError(f"--{option}: {'.'.join(names[:-1])} has no {names[-1]}; it has {known}")
+                raise UserError(f"--{option}: {'.'.join(names[:-1])} has no {names[-1]}; there are {known}")
             node = chosen[0]
             break
         if not isinstance(inner, dict):

@@ -76,10 +76,13 @@ def _open_templates() -> list[tuple[str, str]]:
 
 @functools.cache
 def _pattern(template: str) -> re.Pattern:
-    parts = _NAME.split(template.removeprefix(PART))  # every second part is a name
-    values = {"count": r"(\d.*?)"}  # or `{count} tokens` is also a list of words that ends so
-    found = (values.get(part, "(.*?)") if place % 2 else re.escape(part) for place, part in enumerate(parts))
-    return re.compile("".join(found), re.DOTALL)
+    before, *rest = _NAME.split(template.removeprefix(PART))
+    found = re.escape(before)
+    for name, after in zip(rest[::2], rest[1::2], strict=True):
+        # A number, or `{count} tokens` is a list of words that ends so, and `line {line}` goes on to the next colon.
+        value = r"(\d.*?)" if name == "count" else r"(\d+)" if before.endswith("line ") else "(.*?)"
+        found, before = found + value + re.escape(after), after
+    return re.compile(found, re.DOTALL)
 
 
 def _counts(value: str) -> str:
@@ -99,6 +102,7 @@ def _skipped(value: str) -> str:
 def _japanese(line: str, depth: int) -> str:
     if line in catalogue():
         return catalogue()[line]
+    placed = line
     for part, template in _open_templates():
         if depth == NESTED and template.startswith(PART):
             continue
@@ -113,8 +117,11 @@ def _japanese(line: str, depth: int) -> str:
                 for name, value in zip(_NAME.findall(template), found.groups(), strict=True)
             }
             said = _NAME.split(catalogue()[template])  # every second part is a name
-            return "".join(named[part] if place % 2 else part for place, part in enumerate(said))
-    return line
+            whole = "".join(named[part] if place % 2 else part for place, part in enumerate(said))
+            if "rest" not in named or named["rest"] not in line:
+                return whole
+            placed = whole  # another template may have the rest with the place before it
+    return placed
 
 
 _LISTS = {"counts": _counts, "skipped": _skipped}  # values that are several lines
