@@ -151,6 +151,12 @@ def test_a_source_without_a_document_left_says_what_was_dropped(tmp_path):
     path = _write(tmp_path / "a.jsonl", ["短い", "短い話", ""])
     with pytest.raises(UserError, match=r"stories: no document left to train on \(dropped: 1 empty, 2 too short\)"):
         _collect(_recipe(_source(path)), tmp_path / "run")
+    path = _write(
+        tmp_path / "b.jsonl", ["The sun rises over the hills, and the birds sing all morning in the trees."] * 9
+    )
+    english = _source(path)
+    with pytest.raises(UserError, match="its language is said to be ja; correct `language`, or set filter: false"):
+        _collect(_recipe(english, minimum_characters=1), tmp_path / "run")
     (tmp_path / "empty.jsonl").write_text("")
     with pytest.raises(UserError, match="there was no text"):
         _collect(_recipe(_source(tmp_path / "empty.jsonl")), tmp_path / "run")
