@@ -59,6 +59,10 @@ def test_a_missing_recipe_and_an_unknown_verb(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert "which recipe? Name one after the verb" in refused(capsys, "collect")
     assert "did you mean pretrain?" in refused(capsys, "pretain")
+    (tmp_path / "runs").mkdir()
+    for first in ("runs", "--model"):
+        assert refused(capsys, first, "chat").startswith(f"tpullm: {first}: a verb comes first, such as: tpullm chat")
+    assert "missing: one of --passage, --url, --hash; see tpullm trace --help" in refused(capsys, "trace", "quickstart")
 
 
 def source(**changes) -> dict:
@@ -67,7 +71,12 @@ def source(**changes) -> dict:
 
 @pytest.mark.parametrize(
     ("name", "content", "said"),
-    [("gone.txt", None, "mine"), ("a.txt", b"", "no document"), ("a.jsonl", b'{"text": "a"}\n{"text": ', "line 2")],
+    [
+        ("gone.txt", None, "mine"),
+        ("*.txt", None, "patterns are not read; name a folder"),
+        ("a.txt", b"", "no document"),
+        ("a.jsonl", b'{"text": "a"}\n{"text": ', "line 2"),
+    ],
 )
 def test_a_source_that_gives_nothing(capsys, tmp_path, name, content, said):
     if content is not None:
@@ -84,6 +93,13 @@ def test_a_source_that_gives_nothing(capsys, tmp_path, name, content, said):
 def test_a_stage_before_the_one_that_it_needs(capsys, tmp_path):
     assert "run `tpullm collect` first" in refused(capsys, "tokenize", "--config", TINY, "--run", tmp_path / "run")
     assert "run `tpullm tokenize" in refused(capsys, "pretrain", "--config", TINY, "--run", tmp_path / "run")
+
+
+def test_a_tokenizer_of_another_run_is_noticed(capsys, tiny_tokens):
+    made = tiny_tokens / "tokenizer" / "manifest.json"
+    made.write_text(made.read_text().replace('"vocabulary_size": 640', '"vocabulary_size": 400'))
+    assert "were not made with the tokenizer in" in refused(capsys, "pretrain", "--run", tiny_tokens)
+    assert not (tiny_tokens / "pretrain").exists()
 
 
 def test_a_vocabulary_without_room_for_the_bytes(capsys, tiny_tokens):
@@ -151,6 +167,13 @@ def test_a_conversation_that_teaches_nothing(capsys, pretrained):
 def test_a_model_that_is_none(capsys, tmp_path, verb):
     assert "no such file or folder" in refused(capsys, verb[0], tmp_path / "nothing", *verb[1:])
     assert "holds no trained model" in refused(capsys, verb[0], tmp_path, *verb[1:])
+    (tmp_path / "recipe.yaml").write_text("name: a")
+    said = refused(capsys, verb[0], tmp_path, *verb[1:])
+    assert f"this run has no trained model yet; train one: tpullm run {tmp_path}" in said
+    assert f"did you mean {tmp_path.name}?" in refused(capsys, verb[0], f"{tmp_path}x", *verb[1:])
+    if verb[0] != "blank":
+        said = refused(capsys, verb[0], tmp_path / "recipe.yaml", *verb[1:])
+        assert "is no GGUF file, the only file that can be a MODEL" in said
 
 
 def test_a_folder_too_long_for_sockets_is_told_in_one_line(tmp_path):

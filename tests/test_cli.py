@@ -78,3 +78,11 @@ def test_the_command_line_wins_wherever_the_file_stands():
 
 def test_there_are_at_most_210_keys():
     assert 50 < sum(map(len, {section.keys for section in schema_keys.sections(Recipe)})) <= 210
+
+
+def test_ctrl_c_while_modules_are_imported_is_no_traceback(monkeypatch):
+    from tpullm import __main__
+    from tpullm.cli import main
+
+    monkeypatch.setattr(main, "entry", lambda: (_ for _ in ()).throw(KeyboardInterrupt()))
+    assert __main__.entry() == 130

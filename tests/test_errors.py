@@ -1,6 +1,7 @@
 """Which errors are one line, and which: errors of the user's, of the machine, and no others."""
 
 import errno
+from pathlib import Path
 
 import pytest
 
@@ -27,6 +28,8 @@ def caused(outer: Exception, inner: Exception) -> Exception:
         (caused(RuntimeError("a save failed"), OSError(errno.EROFS, "...")), "a disk: read-only file system; choose"),
         (PermissionError(errno.EACCES, "Permission denied", "/a"), "/a: permission denied; choose another place"),
         (NotADirectoryError(errno.ENOTDIR, "Not a directory", "/a"), "/a: not a directory; choose another place"),
+        (IsADirectoryError(errno.EISDIR, "Is a directory", "/.a.partial", None, "/a"), "/a: is a directory; choose"),
+        (OSError(errno.EROFS, "Read-only file system", "/a/.b.html.a83f7e29.partial"), "/a/b.html: read-only file"),
         (MemoryError(), "out of memory; use a smaller batch_size"),
         (RuntimeError("Out of memory while trying to allocate 2500000000 bytes"), "out of memory (2.5 GB at once); "),
         (OSError("AF_UNIX path too long"), "the temporary folder's path is too long; set TMPDIR"),
@@ -34,6 +37,17 @@ def caused(outer: Exception, inner: Exception) -> Exception:
 )
 def test_what_the_user_can_correct_is_one_line(error, line):
     assert correctable(error).startswith(line)
+
+
+def test_a_folder_that_was_removed_under_the_program(tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir()
+    monkeypatch.chdir(tmp_path / "a")
+    (tmp_path / "a").rmdir()
+    with pytest.raises(FileNotFoundError) as raised:
+        Path("b").absolute()
+    assert correctable(raised.value) == "the current folder was removed; go to another one"
+    monkeypatch.chdir(tmp_path)
+    assert correctable(raised.value) is None
 
 
 @pytest.mark.parametrize(

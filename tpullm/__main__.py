@@ -2,6 +2,16 @@
 
 import sys
 
-from tpullm.cli.main import entry
 
-sys.exit(entry())
+def entry() -> int:
+    """The program `tpullm`. Ctrl-C while its modules are imported ends it without a traceback."""
+    try:
+        from tpullm.cli import main
+
+        return main.entry()
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(entry())

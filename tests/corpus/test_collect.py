@@ -151,12 +151,18 @@ def test_a_source_without_a_document_left_says_what_was_dropped(tmp_path):
     path = _write(tmp_path / "a.jsonl", ["短い", "短い話", ""])
     with pytest.raises(UserError, match=r"stories: no document left to train on \(dropped: 1 empty, 2 too short\)"):
         _collect(_recipe(_source(path)), tmp_path / "run")
+    path = _write(
+        tmp_path / "b.jsonl", ["The sun rises over the hills, and the birds sing all morning in the trees."] * 9
+    )
+    english = _source(path)
+    with pytest.raises(UserError, match="its language is said to be ja; correct `language`, or set filter: false"):
+        _collect(_recipe(english, minimum_characters=1), tmp_path / "run")
     (tmp_path / "empty.jsonl").write_text("")
     with pytest.raises(UserError, match="there was no text"):
         _collect(_recipe(_source(tmp_path / "empty.jsonl")), tmp_path / "run")
     (tmp_path / "a.txt").write_bytes(("我喜欢吃苹果。今天天气很好。" * 5).encode("gb18030"))
     with pytest.raises(
-        UserError, match="no document left .*1 not UTF-8.*a.txt is not UTF-8; it looks like GB18030: iconv -f GB"
+        UserError, match="no document left .*1 not UTF-8.*a.txt: is not UTF-8; it looks like GB18030: iconv -f GB"
     ):
         _collect(_recipe(Source("notes", "files", str(tmp_path / "a.txt"), licence="CC0-1.0")), tmp_path / "run")
     assert not (tmp_path / "run" / "documents" / manifest.FILE).exists()

@@ -190,6 +190,8 @@ class Hub(http.server.BaseHTTPRequestHandler):
             self.sent += [path.rsplit("/", 1)[1]] if self.command == "GET" else []
         known = path.startswith((f"/api/models/{SMOL}", f"/{SMOL}/"))
         self.send_response(200 if known else 404)
+        if not known:
+            self.send_header("x-error-code", "RepoNotFound")
         self.send_header("etag", f'"{path.rsplit("/", 1)[1]}"')
         self.send_header("x-repo-commit", commit)
         self.send_header("content-length", str(len(body)))
@@ -234,4 +236,16 @@ def test_the_library_downloads_from_a_hub_and_the_verb_goes_on(here, endpoint, c
     main(["tokenize", "mine.yaml"])
     assert bases == [f"models/{SMOL}"]
     assert main(["doctor", "a/unknown", "--download"]) == 2
-    assert "tpullm: --download a/unknown: " in capsys.readouterr().err
+    assert "tpullm: --download a/unknown: the hub shows no such model; correct the name" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("word", [SMOL, f"{SMOL}:Q4_K_M"])
+def test_without_a_network_the_line_says_so(here, capsys, monkeypatch, word):
+    """A folder and a list of files fail in two ways."""
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", "http://127.0.0.1:9/{repo_id}/{revision}/{filename}")
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr("huggingface_hub.hf_api.api.endpoint", "http://127.0.0.1:9")
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # the library tries again
+    assert main(["doctor", word, "--download"]) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith(f"tpullm: --download {SMOL}: the Hugging Face hub can't be reached; check the network")

@@ -146,6 +146,10 @@ def told(capsys, *argv) -> str:
         ([*TPU, "--provisioning=cheap", *RUN], "provisioning"),
         (["launch", "tpu-wm", *RUN], "tpu-wm"),
         (["launch", "tpu-vm", "begin", *RUN], "begin"),
+        (
+            ["launch", "tpu-vm", "pretrain", "a.yaml"],
+            "launch: a verb stands after --, such as: tpu-vm -- pretrain a.yaml",
+        ),
         (TPU, "launch: what is to run? Give a verb after --"),
         ([*TPU, "--", "chat", "--model", "m"], "chat: is not a verb that can be distributed; those are run, pretrain"),
         ([*TPU, "--", "collect", *RUN[2:]], "collect: needs no TPU, and would leave one idle; launch it on batch"),

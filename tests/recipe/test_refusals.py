@@ -51,7 +51,7 @@ ON_THE_COMMAND_LINE = {
     "--corpus.sources=here": "corpus.sources: here is not a list, such as '[{name: mine, kind: text",
     "--corpus.sources=[here]": "corpus.sources: has keys of its own; write KEY: VALUE lines, see",
     "--corpus.sources.name=here": "--corpus.sources.name: give --corpus.sources as a whole: a list, such as",
-    "--corpus.sources.mine.path=x": "--corpus.sources.mine.path: corpus.sources has no mine; it has ",
+    "--corpus.sources.mine.path=x": "--corpus.sources.mine.path: corpus.sources has no mine; there are ",
     "--corpus.sources.mine.pth=x": "unknown key corpus.sources.mine.pth; the nearest is corpus.sources.path",
     "--pretrain.steps.more=3": "--pretrain.steps.more: give --pretrain.steps as a whole: a whole number",
     "--pretrain=3": f"pretrain: has keys of its own; give --pretrain.KEY, see {PAGE}#pretrain",
@@ -62,7 +62,10 @@ ON_THE_COMMAND_LINE = {
     "words": "words: a word too many; an option begins with --, see tpullm --help",
     "quickstart": "quickstart: the recipe is the first word after the verb: tpullm quickstart ...",
     "-x": "-x: no such option; see tpullm --help",
+    "-run": "-run: no such option, did you mean --run? It begins with two dashes; see tpullm --help",
+    "--pretrain.batch_size=99999999999999999999": "pretrain.batch_size: 999999999999999… has more than 15",
     # ranges
+    "--run=": "run: is empty; name a folder",
     "--seed=-1": "seed: -1 is too small; use 0 or more",
     "--model.layers=0": "model.layers: 0 is too small; use 1 or more",
     "--pretrain.steps=0": "pretrain.steps: 0 is too small; use 1 or more",
@@ -193,8 +196,10 @@ IN_A_FILE = {
     ),
     "name: a\nmodel: &a {<<: *a}": "values without end within values",
     "? [a, b]\n: 1": "line 1: ?: a key is a list or a mapping, so no name; write a text",
+    "name: a\nmodel: {layers: 4": "line 2: not YAML from column 18 on; look there and above for a missing colon",
+    "name: a\nmodel:\n\tlayers: 4": "line 3: a tab can't indent YAML; use spaces",
     "model: {layers: !!int x}": "not YAML (invalid literal for int()",
-    "model: {layers: " + "1:" * 5000 + "1}": "not YAML (a number of over 40 digits in",
+    "model: {layers: " + "1:" * 5000 + "1}": "line 1: model.layers: 1:1:1:1:1:1:1:1… has more than 15 digits; use a",
     'name: "\\ud800"': "line 1: name: '\\ud800' is half a character; write the whole one",
 }
 
@@ -207,6 +212,15 @@ def test_in_a_file(tmp_path, text):
         parsing.load(path)
     assert str(error.value).startswith(f"{path}: {IN_A_FILE[text]}") or f": {IN_A_FILE[text]}" in str(error.value)
     assert str(error.value).startswith(f"{path}: ") and "\n" not in str(error.value)
+
+
+def test_a_stage_that_the_file_does_not_have(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text("finetune: {talk: {conversations: [tenki]}}")
+    with pytest.raises(UserError, match="--finetune.tlak.train.steps: finetune has no tlak; there are talk"):
+        parsing.load(path, ["--finetune.tlak.train.steps=3"])
+    more = ["--finetune.more.train.steps=3", "--finetune.more.conversations=[tenki]"]
+    assert [*parsing.load(path, more).finetune] == ["talk", "more"]
 
 
 def test_what_is_typed_is_no_mistake_of_the_file(tmp_path):

@@ -72,6 +72,7 @@ def test_a_name_may_follow_config_as_a_path_may():
             "configs/quikstart.yaml: no such file or run directory; the nearest name is quickstart",
         ),
         ("quikstart.yaml", "quikstart.yaml: no such file or run directory; the nearest name is quickstart"),
+        ("runs/nothing", "runs/nothing: no such file or run directory; `tpullm recipes` lists all names"),
         ("my/quikstart", "my/quikstart: no such file or run directory; the nearest name is quickstart"),
         ("zzz", "zzz: no such recipe; `tpullm recipes` lists all names"),
         ("configs", "configs: is a folder; give a YAML file"),

@@ -13,6 +13,7 @@ import threading
 import time
 from typing import Any
 
+from tpullm.cli.verb_table import VERBS
 from tpullm.launch import code, gpu_network, show, watch
 from tpullm.launch import job as jobs
 from tpullm.launch.job import Job, LaunchConfig
@@ -34,6 +35,8 @@ FLAGS = ("--watch", "--follow", "--dry-run")  # options without a value
 def main(argv: list[str]) -> int:
     """Start a launch or look after it; the exit code."""
     own, command = (argv[: argv.index("--")], argv[argv.index("--") + 1 :]) if "--" in argv else (argv, [])
+    if len(argv) > 1 and argv[1] in VERBS:  # behind the target
+        raise UserError(f"launch: a verb stands after --, such as: {argv[0]} -- {' '.join(argv[1:])}")
     config, arguments = settings_of(_launch_parser(), _action_beside_target(own), LaunchConfig)
     if arguments.action == "networks":
         if arguments.target != "compute":

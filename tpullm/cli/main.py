@@ -172,6 +172,8 @@ def _known_verb(verb: str) -> str:
         return verb
     if verb in shipped.recipes():
         raise UserError(f"{verb}: is a recipe, and a verb comes first, such as: tpullm run {verb}")
+    if verb.startswith("-") or os.path.exists(verb):
+        raise UserError(f"{verb}: a verb comes first, such as: tpullm chat runs/quickstart (tpullm --help lists them)")
     nearest = difflib.get_close_matches(verb, VERBS, 1)
     raise UserError(f"{verb}: no such verb{f', did you mean {nearest[0]}?' if nearest else ''} (see tpullm --help)")
 

@@ -186,6 +186,10 @@ def finish(planned: Plan, placed: list[Placed], recipe: Recipe) -> dict[str, Any
             summaries = (tasks.part_summary(task) for task in planned.tasks if task.source is source)
             if dropped and set(dropped) <= {NOT_READ, "not UTF-8", "broken encoding"}:
                 advice = told.why_nothing(summaries) or "save it as UTF-8"
+            elif set(dropped) == {"wrong language"}:
+                advice = f"its language is said to be {source.language}; correct `language`, or set filter: false"
+            elif set(dropped) == {"empty"}:
+                advice = "nothing but white space is in it; name another file"
             raise UserError(f"{name}: no document left to train on (dropped: {reasons}); {advice}")
         if source.held_out and not counts.total(source.name, "held_out"):
             advice = "name another file, or leave it out to hold documents out by hash"

@@ -65,6 +65,8 @@ def check(found: list[Source]) -> None:
                 raise UserError(f"{where} has no path; write the file, folder or URL to read")
             for path in filter(None, (source.path, source.held_out)):
                 if not source_files.is_url(path) and not storage.path(path).exists():
+                    if set(str(path)) & set("*?["):
+                        raise UserError(f"{where}: {path}: patterns are not read; name a folder, or a file")
                     raise UserError(f"{where}: {path}: no such file or folder; correct the path")
 
 

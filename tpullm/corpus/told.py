@@ -113,4 +113,4 @@ def write_conversations(documents: Path, done: Iterable[Task]) -> int:
 def why_nothing(summaries: Iterable[dict[str, Any]]) -> str:
     """Why no document is left where files could not be read: the first of them; "" if there is none."""
     first = next((row for summary in summaries for row in summary["not_read"]), None)
-    return f"{first[0]} {first[1]}" if first and first[1] not in (NOT_READ, NOT_UTF8.dropped) else ""
+    return f"{first[0]}: {first[1]}" if first and first[1] not in (NOT_READ, NOT_UTF8.dropped) else ""

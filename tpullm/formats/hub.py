@@ -107,7 +107,7 @@ def located(word: str, downloads: bool = False, command: list[str] | None = None
 def _downloaded(found: OnHub) -> Path:
     """Download what is not there yet. Each file appears as a whole; the next call resumes what was interrupted."""
     from huggingface_hub import list_repo_files, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     revision, wanted = found.revision or None, list(found.patterns)
     lists = f"https://huggingface.co/{found.repository}/tree/{found.revision or 'main'} lists its files"
@@ -120,8 +120,19 @@ def _downloaded(found: OnHub) -> Path:
         say(f"download: {found.repository} to {found.folder}")
         options = {"local_dir": found.folder, "allow_patterns": wanted, "ignore_patterns": ["*/*"]}
         snapshot_download(found.repository, revision=revision, **options)
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        raise UserError(f"--download {found.repository}: {one_line(str(error), 300)}") from None
+    except RepositoryNotFoundError:
+        raise UserError(
+            f"--download {found.repository}: the hub shows no such model; correct the name, or if it is private or "
+            "gated, ask for access on its page and run `hf auth login`"
+        ) from None
+    except (*HfHubHTTPError.__bases__, ValueError) as error:  # any error of HTTP, or of the system
+        cause = error.__cause__ or error if isinstance(error, LocalEntryNotFoundError) else error
+        if isinstance(cause, HfHubHTTPError | ValueError) or isinstance(error, OSError) and error is cause:
+            raise UserError(f"--download {found.repository}: {one_line(str(cause), 300)}") from None
+        raise UserError(
+            f"--download {found.repository}: the Hugging Face hub can't be reached; check the network (behind a proxy, "
+            "set HTTPS_PROXY), and run the same command again"
+        ) from None
     if found.file:
         return found.folder / wanted[0]
     if not any(path.suffix == ".safetensors" for path in storage.path(found.folder).iterdir()):

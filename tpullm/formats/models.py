@@ -1,5 +1,6 @@
 """Trained models on disk: what a MODEL argument means, and how the parameters are read."""
 
+import difflib
 import logging
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -106,9 +107,11 @@ def find(model: str | Path, tuned: bool = True) -> Model:
     path = storage.path(model)
     if not path.is_dir():
         hub.located(str(model))
+        near = difflib.get_close_matches(path.name, storage.names(path.parent), 1)
         raise UserError(
-            f"{path}: no such file or folder; MODEL is a run directory, one of its stages or checkpoints, "
-            "a folder in the format of Hugging Face, or a GGUF file"
+            f"{path}: no such file or folder{f', did you mean {near[0]}?' if near else ''}; MODEL is a run directory, "
+            "one of its stages or checkpoints, a folder in the format of Hugging Face, a GGUF file, or OWNER/NAME of "
+            "the Hugging Face hub"
         )
     if path.parent.name == "checkpoints" and path.name.isdigit():
         return _newest_intact_checkpoint(path.parent, [int(path.name)])
@@ -118,6 +121,8 @@ def find(model: str | Path, tuned: bool = True) -> Model:
     for stage in (*filter(partial(_is_current, path), stages), *reversed(stages)):
         if (path / stage / "checkpoints").is_dir() and (found := steps(path / stage / "checkpoints")):
             return _newest_intact_checkpoint(path / stage / "checkpoints", found)
+    if (path / "recipe.yaml").is_file():
+        raise UserError(f"{path}: this run has no trained model yet; train one: tpullm run {model}")
     raise UserError(f"{path}: holds no trained model; MODEL is a run directory, one of its stages, or one checkpoint")
 
 

@@ -55,7 +55,7 @@ def wheel() -> Wheel:
         lines += [f"{key}: {value}" for value in installed.get_all(key) or []]
     files[f"{about}/METADATA"] = ("\n".join(lines) + "\n").encode()
     files[f"{about}/WHEEL"] = b"Wheel-Version: 1.0\nGenerator: tpullm\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-    files[f"{about}/entry_points.txt"] = b"[console_scripts]\ntpullm = tpullm.cli.main:entry\n"
+    files[f"{about}/entry_points.txt"] = b"[console_scripts]\ntpullm = tpullm.__main__:entry\n"
     # RECORD may leave out hashes; pip checks only those that are there.
     names = [*sorted(files), f"{about}/RECORD"]
     files[f"{about}/RECORD"] = "".join(f"{name},,\n" for name in names).encode()

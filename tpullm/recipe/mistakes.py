@@ -153,6 +153,8 @@ def of_option(message: str, keys: Keys) -> str:
     if found := re.search(r"arguments are required: (.+)", message):
         names = ", ".join(name if name.startswith("-") else name.upper() for name in found[1].split(", "))
         return f"missing: {names}; {told}"
+    if found := re.search(r"one of the arguments (.+) is required", message):
+        return f"missing: one of {', '.join(found[1].split())}; {told}"
     if found := re.search(r"argument (\S+): invalid choice: '(.*)' \(choose from (.*)\)", message):
         choices = found[3].replace("'", "")  # Python 3.11 has them in quotes
         return f"{found[1]}: {found[2]} is none of {choices}; choose one of them"
@@ -160,6 +162,8 @@ def of_option(message: str, keys: Keys) -> str:
         return message
     word = found[1]
     if word.startswith("-"):
+        if near := word.lstrip("-") and keys._nearest(word.lstrip("-").partition("=")[0]):
+            return f"{word}: no such option, did you mean --{near}? It begins with two dashes; {told}"
         return f"{word}: no such option; {told}"
     if keys.kind is Recipe and (word in shipped.recipes() or Path(word).is_file()):
         return f"{word}: the recipe is the first word after the verb: {keys.prog} {word} ..."

@@ -11,6 +11,7 @@ took 0.2 s of processor time for each recipe. This takes 0.15 s for the first on
 import argparse
 import contextlib
 import dataclasses
+import difflib
 import functools
 import itertools
 import json
@@ -25,7 +26,7 @@ from tpullm.hardware import topologies
 from tpullm.recipe import mistakes, schema_keys, shipped
 from tpullm.recipe.mesh_axes import check_sizes
 from tpullm.recipe.mistakes import Keys
-from tpullm.recipe.schema import Recipe
+from tpullm.recipe.schema import ALONE, Recipe
 from tpullm.system import storage
 from tpullm.system.errors import UserError
 
@@ -107,8 +108,15 @@ def settings_of(parser: Parser, argv: Sequence[str], kind: type) -> tuple[Any, a
     files = [_settings_file(shipped.find(name, launch=kind is not Recipe)) for name in names]
     options = _argparse_options(parser, rest, keys)
     values = functools.reduce(_merged_section, (values for _, _, values in files), {})
+    stages = {*(values.get("finetune") or {})}
     for option, text in changes:
         _put_option(values, option, text, keys)
+    for option, _ in changes:  # a stage of the command line alone reads something, or its name is misspelt
+        section, _, name = option.rpartition(".")[0].partition(".")
+        name = name.partition(".")[0]
+        if section == "finetune" and name.lower() not in stages and difflib.get_close_matches(name, stages):
+            if not {"documents", "conversations", *ALONE} & {*values["finetune"][name]}:
+                raise UserError(f"--{option}: {section} has no {name}; there are {', '.join(sorted(stages))}")
 
     def place(loc: tuple) -> str:
         whole = [schema_keys.general(option, keys.sections) for option, _ in changes]  # corpus.sources.path
@@ -180,7 +188,7 @@ def _put_option(values: dict[str, Any], option: str, text: str, keys: Keys) -> N
             node[name], chosen = found, [one for one in found if one.get("name") == names[-1]]
             if len(chosen) != 1:
                 known = ", ".join(str(one.get("name")) for one in found) or "none"
-                raise UserError(f"--{option}: {'.'.join(names[:-1])} has no {names[-1]}; it has {known}")
+                raise UserError(f"--{option}: {'.'.join(names[:-1])} has no {names[-1]}; there are {known}")
             node = chosen[0]
             break
         if not isinstance(inner, dict):
@@ -208,6 +216,8 @@ def _merged_section(old: Any, new: Any) -> Any:
 MOST_CHARACTERS = 1_000_000  # of a recipe; the longest shipped one has 9,000, and PyYAML reads 60,000 a second
 MOST_VALUES = 20_000  # of a recipe, with those of an alias wherever it stands; a shipped one has at most 300
 
+MOST_DIGITS = 15  # of a whole number
+
 
 class _Loader(yaml.SafeLoader):
     """YAML in which `1e-3` is a number too, and a date is a text."""
@@ -215,16 +225,6 @@ class _Loader(yaml.SafeLoader):
 
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d[\d_]*[eE][-+]?\d+"), list("-+0123456789"))
 _Loader.add_constructor("tag:yaml.org,2002:timestamp", yaml.SafeLoader.construct_yaml_str)
-
-
-def _whole_number(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
-    """No setting has more digits. Python refuses 4,300, and `1:1:1` to YAML is a number in base 60 of any length."""
-    if len(node.value) > 40:
-        raise yaml.MarkedYAMLError(problem="a number of over 40 digits", problem_mark=node.start_mark)
-    return loader.construct_yaml_int(node)
-
-
-_Loader.add_constructor("tag:yaml.org,2002:int", _whole_number)
 
 
 def _read_yaml(text: str, where: str, prefix: str) -> tuple[yaml.Node | None, Any]:
@@ -235,8 +235,9 @@ def _read_yaml(text: str, where: str, prefix: str) -> tuple[yaml.Node | None, An
         prefix: of the keys in it.
 
     Raises:
-        UserError: a mapping repeats a key, a key is not a text, or there are too many values (aliases can make billions
-            of them in a few lines).
+        UserError: a mapping repeats a key, a key is not a text, a number has too many digits (Python refuses 4,300, and
+            `1:1:1` is a number in base 60 of any length), or there are too many values (aliases can make billions of
+            them in a few lines).
     """
     try:
         loader = _Loader(text)
@@ -271,6 +272,9 @@ def _wrong_keys(node: yaml.Node | None, prefix: str, visits: Iterator[int]) -> I
     elif isinstance(node, yaml.SequenceNode):
         for item in node.value:
             yield from _wrong_keys(item, prefix, visits)
+    elif node and node.tag == "tag:yaml.org,2002:int" and len(node.value.replace("_", "")) > MOST_DIGITS:
+        wrong = f"{node.value[:MOST_DIGITS]}… has more than {MOST_DIGITS} digits; use a smaller number"
+        yield f"{prefix.rstrip('.')}: {wrong}", node.start_mark.line + 1
     elif node and (half := re.search("[\ud800-\udfff]", node.value)):
         yield f"{prefix.rstrip('.')}: {half[0]!a} is half a character; write the whole one", node.start_mark.line + 1
 
@@ -296,13 +300,21 @@ def _settings_file(path: str) -> tuple[str, yaml.Node, dict[str, Any]]:
         raise UserError(f"{path}: has more than {MOST_CHARACTERS:,} characters, so it is no recipe; name another file")
     try:
         root, values = _read_yaml(text, path, "")
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        look = "look there and above for a missing colon, quote, bracket or space"
+        wrong = f"not YAML from column {mark.column + 1} on; {look}"
+        if "\t" in re.match(r"\s*", (text.splitlines() + [""])[mark.line])[0]:
+            wrong = "a tab can't indent YAML; use spaces"
+        raise UserError(f"{path}: line {mark.line + 1}: {wrong}") from error
     except (yaml.YAMLError, ValueError, TypeError) as error:  # `!!int x` is a ValueError
-        raise UserError(f"{path}: not YAML ({' '.join(str(error).split())}); correct it") from error
+        raise UserError(f"{path}: not YAML ({' '.join(str(error).split())}); write it again, in UTF-8") from error
     see = f"KEY: VALUE lines, see {mistakes.REFERENCE}"
     if values is None:
         raise UserError(f"{path}: is empty; a recipe has {see}")
     if not isinstance(values, dict):
-        raise UserError(f"{path}: line {root.start_mark.line + 1}: no key is here; write {see}#recipe")
+        wrong = f"no key is here; write {see}#recipe"
+        raise UserError(f"{path}: line {root.start_mark.line + 1}: {wrong}")
     return path, root, values
 
 

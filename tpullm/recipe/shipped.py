@@ -46,7 +46,7 @@ def find(word: str, launch: bool = False) -> str:
         return word
     if path.is_dir():
         raise UserError(f"{word}: is a folder; give a YAML file, a name of `tpullm recipes`, or a run directory")
-    nearest = difflib.get_close_matches(path.stem, named, 1, 0.5)
+    nearest = difflib.get_close_matches(path.stem, named, 1, 0.7)
     known = f"the names are {', '.join(named)}" if launch else "`tpullm recipes` lists all names"
     missing = "file or run directory" if not is_name else "launch settings" if launch else "recipe"
     raise UserError(

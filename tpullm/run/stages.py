@@ -44,6 +44,14 @@ def need(run: Path, stage: str, verb: str) -> str:
     return manifest.finished_identity(run / stage)
 
 
+def _check_tokenizer(run: Path) -> None:
+    """`UserError` if the tokens are those of another tokenizer, such as one that was copied from another run."""
+    made_with = storage.read_json(run / "tokens" / manifest.FILE)["inputs"].get("upstream", {}).get("tokenizer")
+    there = run / "tokenizer"
+    if made_with and (there / manifest.FILE).exists() and made_with != manifest.finished_identity(there):
+        raise UserError(f"{run / 'tokens'}: were not made with the tokenizer in {run}; run `tpullm tokenize` again")
+
+
 def tuned(run: Path) -> list[str]:
     """The stages of tuning that the recipe in a run directory names, in order."""
     kept = run / "recipe.yaml"
@@ -131,6 +139,7 @@ def digests(folder: Path, stage: Path, key: str) -> dict[str, list]:
 def pretrain_inputs(recipe: Recipe, run: Path) -> dict:
     """What pretraining depends on."""
     upstream = {"tokens": need(run, "tokens", "tokenize")}
+    _check_tokenizer(run)
     if recipe.branch:
         upstream["branch"] = branch_identity(recipe, run)
     if recipe.base:

@@ -1,6 +1,7 @@
 """Errors that exit with one line instead of a traceback, and their exit codes."""
 
 import errno
+import os
 import re
 
 
@@ -56,7 +57,10 @@ def correctable(error: BaseException) -> str | None:
     if (where := _where_disk_failed(error, (errno.ENOSPC, errno.EDQUOT), "No space left on device")) is not None:
         return f"no space left on the device{f' ({where})' if where else ''}; free some and run the same command again"
     if isinstance(error, PermissionError | FileExistsError | NotADirectoryError | IsADirectoryError):
-        return f"{error.filename}: {error.strerror.lower()}; choose another place"
+        # Of a file that is renamed, the second name is the place; the first is a temporary one.
+        return f"{_place(error.filename2 or error.filename)}: {error.strerror.lower()}; choose another place"
+    if isinstance(error, FileNotFoundError) and error.filename is None and not _is_folder_here():
+        return "the current folder was removed; go to another one"
     if isinstance(error, FileNotFoundError) and str(error.filename).startswith(("/proc/", "/sys/")):
         return f"{error.filename}: can't be made here; choose another place"
     if (where := _where_disk_failed(error, (errno.EROFS,), "Read-only file system")) is not None:
@@ -77,6 +81,19 @@ def _where_disk_failed(error: BaseException | None, numbers: tuple[int, ...], sa
         if isinstance(error, OSError) and error.errno in numbers or says in str(error):
             quoted = re.search(r'"(/[^"]+)"', str(error))  # as TensorStore names a file
             names = [getattr(error, name, None) for name in ("filename2", "filename")]  # of a copy, the second is new
-            return next(filter(None, names), quoted[1] if quoted else "")
+            return _place(next(filter(None, names), quoted[1] if quoted else ""))
         error = error.__cause__ or error.__context__
     return None
+
+
+def _place(name: str) -> str:
+    """The place of a file that is written under a temporary name beside it (`storage/atomic.py`)."""
+    return re.sub(r"/\.([^/]+)\.[0-9a-f]{8}\.partial$", r"/\1", str(name)) if name else ""
+
+
+def _is_folder_here() -> bool:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return False
+    return True

@@ -76,21 +76,52 @@ def _open_templates() -> list[tuple[str, str]]:
 
 @functools.cache
 def _pattern(template: str) -> re.Pattern:
-    return re.compile("(.*?)".join(map(re.escape, _NAME.split(template.removeprefix(PART))[::2])), re.DOTALL)
+    before, *rest = _NAME.split(template.removeprefix(PART))
+    found = re.escape(before)
+    for name, after in zip(rest[::2], rest[1::2], strict=True):
+        # A number, or `{count} tokens` is a list of words that ends so, and `line {line}` goes on to the next colon.
+        value = r"(\d.*?)" if name == "count" else r"(\d+)" if before.endswith("line ") else "(.*?)"
+        found, before = found + value + re.escape(after), after
+    return re.compile(found, re.DOTALL)
+
+
+def _counts(value: str) -> str:
+    """`1 empty, 2 too short`, each reason in Japanese."""
+    told = (reason.partition(" ") for reason in value.split(", "))
+    return "、".join(
+        f"{_japanese(why, 0)} {count}件" if count[:1].isdigit() else f"{count} {why}" for count, _, why in told
+    )
+
+
+def _skipped(value: str) -> str:
+    """`a.jpg, b.png (why); c.doc (why)`, each reason in Japanese."""
+    found = re.findall(r"(.+?) \((.*?)\)(?:; |$)", value)
+    return "、".join(f"{names}（{_japanese(why, NESTED - 1)}）" for names, why in found) or value
 
 
 def _japanese(line: str, depth: int) -> str:
     if line in catalogue():
         return catalogue()[line]
+    placed = line
     for part, template in _open_templates():
         if depth == NESTED and template.startswith(PART):
             continue
         if part in line and (found := _pattern(template).fullmatch(line)):
             # A value of one word is a name of the user's, not a line, except where the template says {label}.
             named = {
-                name: _japanese(value, depth - 1) if depth and (" " in value or name == "label") else value
+                name: _LISTS[name](value)
+                if name in _LISTS
+                else _japanese(value, depth - 1)
+                if depth and (" " in value or name == "label")
+                else value
                 for name, value in zip(_NAME.findall(template), found.groups(), strict=True)
             }
             said = _NAME.split(catalogue()[template])  # every second part is a name
-            return "".join(named[part] if place % 2 else part for place, part in enumerate(said))
-    return line
+            whole = "".join(named[part] if place % 2 else part for place, part in enumerate(said))
+            if "rest" not in named or named["rest"] not in line:
+                return whole
+            placed = whole  # another template may have the rest with the place before it
+    return placed
+
+
+_LISTS = {"counts": _counts, "skipped": _skipped}  # values that are several lines

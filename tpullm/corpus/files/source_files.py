@@ -33,7 +33,7 @@ from tpullm.recipe.schema import Source
 from tpullm.system import storage
 from tpullm.system.errors import UserError
 
-UNKNOWN = "unknown extension"
+UNKNOWN = "unknown extension ("  # begins that reason
 NO_FILE = "a broken link, or no file"  # or a link to a folder, or what cannot be looked at
 NESTED = "a zip file in a zip file; unpack the outer one"
 NO_TEXT = "no text in it"  # by its first bytes
@@ -213,7 +213,7 @@ def _kind_of_single_file(path: Path, source: Source, where: str) -> str:
         return "zip" if extension(path) == ".zip" else source.kind
     kind, reason = _kind_or_reason(Path(path.name), source, partial(_head_of_file, path))
     if not kind:
-        raise UserError(f"{where}: {path}: {reason}; {kinds.way_out(extension(path))}")
+        raise UserError(f"{where}: {path} can't be read: {reason}; {kinds.way_out(extension(path))}")
     return kind
 
 
@@ -232,7 +232,7 @@ def _kind_or_reason(name: Path, source: Source, head: Callable[[], bytes]) -> tu
     if source.kind == "files" and kind == "text" and name.suffix.lower() == ".txt":
         return kinds.of_text(head()), ""
     if kind or source.kind != "files" or kinds.is_believed(ends):
-        return kind or "zip" * (ends == ".zip"), f"{UNKNOWN} ({printable(ends) or 'none'})"
+        return kind or "zip" * (ends == ".zip"), f"unknown extension ({printable(ends) or 'none'})"
     kind = kinds.of_content(head())
     return kind, "" if kind else NO_TEXT
 

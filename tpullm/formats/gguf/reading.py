@@ -66,7 +66,7 @@ def read(path: Path) -> GgufFile:
     with open(path, "rb") as file:
         head, settings = _Head(file, path, length), {}
         if head.take(4) != b"GGUF":
-            raise head.wrong("is no GGUF file")
+            raise UserError(f"{path}: is no GGUF file, the only file that can be a MODEL; name one, or a folder")
         if (version := head.number("I")) not in (2, 3):
             raise head.wrong(f"is of version {version}, known are 2 and 3")
         tensors = head.bounded("says that it has {:,} tensors", MOST_TENSORS)

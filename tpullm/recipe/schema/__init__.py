@@ -174,6 +174,8 @@ class Recipe:
 
     def contradictions(self) -> Iterator[tuple[str, str]]:
         """Each key that can't be as it is, beside the others, and why."""
+        if not self.run.strip():
+            yield "run", "is empty; name a folder"
         if self.base and ModelConfig().trained_as(self.model) != self.model:
             yield "model", f"is that of `base`; beside it only {', '.join(ModelConfig.of_training())} can be set"
         for name, settings in self.finetune.items():
