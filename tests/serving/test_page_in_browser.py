@@ -182,9 +182,9 @@ def test_a_reload_keeps_the_conversation_until_it_is_new(one, two):
         page.wait("models.length")
         assert shown(page, ".text") == texts
         page.value("by('new').click()")
-    page.value("keep(CHAT, '{broken')")
+    page.value("keep(chatKey(), '{broken')")
     assert page.value("keptChat()") is None
-    page.value("here[CHAT] = JSON.stringify({ model: 'gone', messages: [] })")
+    page.value("here[chatKey()] = JSON.stringify({ model: 'gone', messages: [] })")
     assert page.value("keptChat()") is None and not page.value("localStorage.length")
 
 
