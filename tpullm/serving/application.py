@@ -113,13 +113,14 @@ class Service:
         self.writing.add(writing)
         return reply, writing
 
-    async def picture(self, raw: bytes, client: str) -> dict[str, Any]:
+    async def picture(self, raw: bytes, client: str) -> Response:
         """The picture of attention that a request asks for; one is made at a time. Errors are those of `begin`."""
         self._check_open()
         self._reading += 1
         try:
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._drawer, self._read, raw, attention_picture, client)
+            loop = asyncio.get_running_loop()  # it does not write the JSON either, of which there is a megabyte
+            draw = lambda: JSONResponse(self._read(raw, attention_picture, client))  # noqa: E731
+            return await loop.run_in_executor(self._drawer, draw)
         finally:
             self._reading -= 1
 
@@ -176,8 +177,7 @@ def application(service: Service) -> ASGIApp:
 
     async def attention(request: Request) -> Response:
         client = request.client.host if request.client else ""
-        drawn = service.picture(await _json_body(request), client)
-        return JSONResponse(await _unless_client_gone(request, drawn))
+        return await _unless_client_gone(request, service.picture(await _json_body(request), client))
 
     paths = (  # and whether a client must show the key
         ("/", front_page(), "GET", False),
