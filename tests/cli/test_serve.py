@@ -98,9 +98,8 @@ def test_the_model_before_its_tuning_is_served_too_if_it_is_small(
     config = SimpleNamespace(context_length=1024)
 
     def find(model, tuned=True, weights=""):
-        return SimpleNamespace(
-            config=config, weights="", model=SimpleNamespace(run=Path("runs/mine"), stage=stages[tuned])
-        )
+        model = SimpleNamespace(run=Path("runs/mine"), stage=stages[tuned], step=1)
+        return SimpleNamespace(config=config, weights="", model=model)
 
     stages = {True: "talk", False: "pretrain"}
     monkeypatch.setattr(session_module, "find_model", find)
@@ -110,6 +109,7 @@ def test_the_model_before_its_tuning_is_served_too_if_it_is_small(
     assert [model["id"] for model in models["data"]] == names
     assert [model["base"] for model in models["data"]] == [*names[1:], None]
     assert [model["questions"] for model in models["data"]] == [["talk?"], []][: len(names)]
+    assert all(model["identity"] and model["attention"] for model in models["data"])
     assert bool(check_memory.call_args.args[3]) is (len(names) > 1)
     assert ("is left out, since it takes much memory; --base yes" in said) is (not words and not small)
     stages[True] = "pretrain"  # is its own base

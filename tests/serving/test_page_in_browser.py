@@ -182,10 +182,22 @@ def test_a_reload_keeps_the_conversation_until_it_is_new(one, two):
         page.wait("models.length")
         assert shown(page, ".text") == texts
         page.value("by('new').click()")
-    page.value("keep(CHAT, '{broken')")
+    page.value("keep(chatKey(), '{broken')")
     assert page.value("keptChat()") is None
-    page.value("here[CHAT] = JSON.stringify({ model: 'gone', messages: [] })")
+    page.value("here[chatKey()] = JSON.stringify({ model: 'gone', messages: [] })")
     assert page.value("keptChat()") is None and not page.value("localStorage.length")
+
+
+def test_another_model_of_the_same_name_begins_anew(one, page, monkeypatch):
+    monkeypatch.setattr(one.served.service.models["small"], "identity", "first")
+    opened(page, one.url)
+    say(page, "⟦one⟧")
+    page.wait("!answering")
+    for identity, texts in (("second", []), ("first", ["⟦one⟧", "one"])):
+        monkeypatch.setattr(one.served.service.models["small"], "identity", identity)
+        page.open(one.url)
+        page.wait("models.length")
+        assert shown(page, ".text") == texts
 
 
 def test_what_no_storage_takes_is_kept_as_long_as_the_page_is(page):
@@ -324,6 +336,60 @@ def test_the_model_goes_on(page):
     ask_what_comes(page, "The cat ⟦and the dog⟧")
     page.value("by('go-on').click()")
     page.wait("shown && !reading && by('text').value.endsWith('and the dog')")
+
+
+@pytest.fixture
+def attending(one, monkeypatch):
+    """The model can tell its attention weights: each token looks at all before it and at itself alike, in one head."""
+    model = one.served.service.models["small"]
+
+    def weights(text):
+        tokens = [model.tokenizer.piece(token) for token in model.tokenizer.encode(text)]
+        of = np.tril(np.ones((len(tokens), len(tokens)))) / np.arange(1, len(tokens) + 1)[:, None]
+        return tokens, np.stack([of, np.eye(len(tokens))])[None]
+
+    monkeypatch.setattr(model, "attention", weights)
+    monkeypatch.setattr(model, "config", SimpleNamespace(layers=1, heads=2))
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_which_tokens_each_token_looks_at(one, page, attending, width):
+    opened(page, one.url, width=width)
+    ask_what_comes(page, "The <b>cat")
+    assert shown(page, "#picture figure") == []  # asked for once the reader opens it
+    page.value("by('attention').open = true")
+    page.wait("document.querySelector('#picture figure')")
+    tokens = shown(page, "#picture text.row")
+    assert "".join(tokens) == "The␣<b>cat" and not page.value("document.querySelector('main b')")
+    page.value(
+        "head = document.querySelector('#picture .head'); head.value = 0; head.dispatchEvent(new Event('change'))"
+    )
+    page.value(
+        "document.querySelector('#picture text.row[data-t=\"1\"]').dispatchEvent(new Event('click', {bubbles: true}))"
+    )
+    said = shown(page, "#picture .said")[0]
+    assert said == f"{tokens[1]} looks at: The 50%, {tokens[1]} 50%"
+    assert page.value("document.querySelectorAll('#picture path').length") > 0
+    assert shown(page, "#picture .cell title")[0] == "The looks at The: 100%"
+    page.value("document.querySelector('[data-language=ja]').click()")
+    page.wait("document.querySelector('#picture .said').textContent.includes('が見ているトークン')")
+    assert page.value("document.documentElement.scrollWidth") <= width
+    page.value("setText('a ' + 'cat '.repeat(200))")
+    page.wait("by('picture').textContent.includes('the picture shows 96 at most')")
+    page.value("setText('')")
+    assert page.value("by('attention').hidden")
+    page.faults.clear()  # the browser notes the refusal
+
+
+def test_a_name_has_the_width_of_a_phone(one, page):
+    opened(page, one.url, width=390)
+    long = "a-model-with-a-long-name"
+    page.value(f"by('model').append(element('option', {{ textContent: '{long}' }})); by('model').value = '{long}'")
+    room = page.value("by('model').getBoundingClientRect().width")
+    drawn = (
+        "(() => { const c = document.createElement('canvas').getContext('2d'); c.font = getComputedStyle(by('model'))"
+    )
+    assert room > page.value(f"{drawn}.font; return c.measureText('{long}').width }})()") + 40
 
 
 @pytest.mark.parametrize("width", [390, 1280])

@@ -243,6 +243,12 @@ def test_the_page_holds_all_and_its_policy_allows_nothing_else(small):
     assert re.findall(r"https?:|wss?:|[\"'(]//|@import|url\(|\bfetch\(|XMLHttp|import\(", small.page) == []
 
 
+def test_a_chat_is_kept_by_what_is_in_the_file(small_tokenizer):  # noqa: F811
+    one, same, other = (made(small_tokenizer, layers=layers).page for layers in (1, 1, 2))
+    names = [re.search(r'id="identity">(\w{64})<', page)[1] for page in (one, same, other)]
+    assert names[0] == names[1] != names[2]
+
+
 @pytest.mark.ci
 @pytest.mark.skipif(not PROGRAM, reason="there is no Chromium on this machine")
 @pytest.mark.parametrize("width", [390, 1280])

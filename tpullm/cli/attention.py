@@ -7,7 +7,6 @@ from tpullm.system.log import say
 
 # The verb has to attend to its object.
 EXAMPLE = "私はリンゴを食べるのが好きです。"
-MOST_TOKENS = 96  # more labels and cells cannot be told apart
 
 
 def add_arguments(parser) -> None:
@@ -22,7 +21,7 @@ def main(arguments) -> None:
     from tpullm.engine.session import load_session
     from tpullm.evaluation.scoring import attention_weights
     from tpullm.formats.models import find
-    from tpullm.report.pictures import attention_page
+    from tpullm.report.pictures import MOST_TOKENS, attention_page
 
     if not arguments.text:
         raise UserError("text: is empty; give a sentence to look at")

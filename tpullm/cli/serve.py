@@ -6,8 +6,10 @@ MODEL and each adapter is a model of the name of its folder. Ctrl-C ends the ser
 import contextlib
 import os
 from collections.abc import Callable
+from functools import partial
 
 from tpullm.cli.options import add_adapters, add_model, add_reproducible, add_weights, check_at_least_one
+from tpullm.run import manifest
 from tpullm.system import storage
 from tpullm.system.cluster import hosts
 from tpullm.system.errors import Interrupted, UserError
@@ -78,6 +80,7 @@ def _load_models(arguments):
     """The models by name, and what steps their engines, on all hosts."""
     from tpullm.engine import needed_memory, session
     from tpullm.engine.engine import Engine
+    from tpullm.evaluation.scoring import attention_weights
     from tpullm.serving import answered_questions, served_model, stepping
 
     found = session.find_model(arguments.model, weights=arguments.weights or "")
@@ -95,12 +98,15 @@ def _load_models(arguments):
     if base:
         sessions, names, bases = [*sessions, session.session_of(base, exact=False)], [*names, base_name], [*bases, ""]
         guesses.append(_draft_guesses("none" if arguments.draft == "none" else "", None))
+    made = manifest.of_model(found.model.run, found.model.stage, found.model.step) if found.model else {}
+    identity = storage.hash_json([made, *map(os.path.abspath, paths)])[:32]
     known = answered_questions.answered_questions(found.model) if found.model else []
     models, engines = {}, {}
     for number, (name, one) in enumerate(zip(names, sessions, strict=True)):
         most = min(longest, one.context_length)
         questions = () if number else known
-        models[name] = served_model.ServedModel(name, one, most, bases[number], questions)
+        attention = None if hosts.connection() else partial(attention_weights, one)
+        models[name] = served_model.ServedModel(name, one, most, bases[number], questions, identity, attention)
         engines[name] = Engine(one, longest=most, guesses=guesses[number](), reproducible=arguments.reproducible)
     gigabytes = sum(engine.memory_bytes() for engine in engines.values()) / 2**30
     say(f"serve: texts of up to {longest:,} tokens; keys and values take {gigabytes:,.2f} GiB")

@@ -24,6 +24,7 @@ from tpullm.report.run_data import RunData
 from tpullm.system.words import probability
 
 CELL = 30  # pixels
+MOST_TOKENS = 96  # of attention: more labels and cells cannot be told apart
 _FONT = 14  # as in attention.css
 _RULE = re.compile(r"(?:^|(?<=\} ))(\.[\w-]+)[^{}\n]*\{[^{}]*\}", re.MULTILINE)
 _SHOWN = {" ": "␣", "\n": "⏎", "\t": "⇥"}
@@ -51,7 +52,7 @@ def attention_html(tokens: list[str], weights_LNTT: np.ndarray, text: Language =
         "comma": text(", "),
     }
     held = {"tokens": shown, "weights": per_mille, "cell": CELL, "words": words}
-    data = json.dumps(held, ensure_ascii=False).replace("<", "\\u003c")
+    data = json.dumps(held, ensure_ascii=False, separators=(",", ":"))
     average = weights_LNTT.mean(axis=(0, 1))
     # In words: the five largest shares of the token that attends most to one that is neither beside it nor the start.
     afar = np.tril(average, -2)
@@ -65,7 +66,7 @@ def attention_html(tokens: list[str], weights_LNTT: np.ndarray, text: Language =
         "attention.html",
         text,
         identity="attention-" + hashlib.sha256(data.encode()).hexdigest()[:10],
-        data=Markup(data),
+        data=data,
         alone=alone,
         tokens=shown,
         shares=average.tolist(),

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
@@ -27,6 +27,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from tpullm.serving.answer_writing import STOPPING, EventStream, Post, Writing
+from tpullm.serving.attention_picture import attention_picture
 from tpullm.serving.completions import ChatReply, Reply, TextReply
 from tpullm.serving.front_page import front_page
 from tpullm.serving.listening import MOST_HEADER_BYTES
@@ -41,7 +42,8 @@ from tpullm.system.process.child import go_last
 MOST_BODY_BYTES = 4 << 20  # a prompt of 128 k tokens of Japanese, escaped, is 1 MB
 SECONDS = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
 
-Read = Callable[[dict[str, Any], ServedModel, str], Reply]
+Made = TypeVar("Made")
+Read = Callable[[dict[str, Any], ServedModel, str], Made]
 
 
 @dataclass
@@ -75,6 +77,7 @@ class Service:
         self._reader = ThreadPoolExecutor(1, "reads requests")
         # A hostile schema takes some seconds of a processor: those of one client come one after the other.
         self._former = ThreadPoolExecutor(FORMS, "compiles forms", go_last)
+        self._drawer = ThreadPoolExecutor(1, "draws attention", go_last)
         self._forms: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._reading = 0
         self._post: Post | None = None
@@ -85,7 +88,7 @@ class Service:
         for writing in self.writing:
             writing.stop()
 
-    async def begin(self, raw: bytes, read: Read, client: str) -> tuple[Reply, Writing]:
+    async def begin(self, raw: bytes, read: Read[Reply], client: str) -> tuple[Reply, Writing]:
         """Begin the answers to a request; `end` must follow.
 
         Raises:
@@ -110,6 +113,17 @@ class Service:
         self.writing.add(writing)
         return reply, writing
 
+    async def picture(self, raw: bytes, client: str) -> Response:
+        """The picture of attention that a request asks for; one is made at a time. Errors are those of `begin`."""
+        self._check_open()
+        self._reading += 1
+        try:
+            loop = asyncio.get_running_loop()  # it does not write the JSON either, of which there is a megabyte
+            draw = lambda: JSONResponse(self._read(raw, attention_picture, client))  # noqa: E731
+            return await loop.run_in_executor(self._drawer, draw)
+        finally:
+            self._reading -= 1
+
     def end(self, writing: Writing) -> None:
         """Nobody listens to these answers any more."""
         writing.close()
@@ -124,7 +138,7 @@ class Service:
         if self._reading + waiting + answers > self.queue:
             raise Refusal(f"{self.queue} requests wait already; ask again later", status=429, code="queue_full")
 
-    def _read(self, raw: bytes, read: Read, client: str) -> Reply:
+    def _read(self, raw: bytes, read: Read[Made], client: str) -> Made:
         """In the thread that reads: splitting a long text takes a second."""
         body, known = parse_json_object(raw), ", ".join(self.models)
         name = body.get("model")
@@ -161,11 +175,16 @@ def application(service: Service) -> ASGIApp:
     async def metrics(request: Request) -> Response:
         return Response(generate_latest(service.registry), media_type="text/plain; version=0.0.4")
 
+    async def attention(request: Request) -> Response:
+        client = request.client.host if request.client else ""
+        return await _unless_client_gone(request, service.picture(await _json_body(request), client))
+
     paths = (  # and whether a client must show the key
         ("/", front_page(), "GET", False),
         ("/health", health, "GET", False),
         ("/v1/completions", partial(_answer_request, service, TextReply), "POST", True),
         ("/v1/chat/completions", partial(_answer_request, service, ChatReply), "POST", True),
+        ("/v1/attention", attention, "POST", True),
         ("/v1/models", models, "GET", True),
         ("/v1/models/{name:path}", model, "GET", True),
         ("/metrics", metrics, "GET", True),
@@ -228,7 +247,7 @@ def _log_refusal(request: Request, refusal: Refusal) -> None:
     say(one_line(line, 500))
 
 
-async def _answer_request(service: Service, read: Read, request: Request) -> Response:
+async def _answer_request(service: Service, read: Read[Reply], request: Request) -> Response:
     """The answers to a request, whole or as a stream."""
     began, client = time.monotonic(), request.client.host if request.client else ""
     reply, writing = await _unless_client_gone(request, service.begin(await _json_body(request), read, client))
@@ -282,6 +301,7 @@ def _described_model(service: Service, name: str) -> dict:
     model = service.models[name]
     more = {"talks": model.talks, "ends": [model.tokenizer.piece(token) for token in model.tokenizer.stop_ids]}
     more |= {"system": model.takes_system, "base": model.base or None, "questions": list(model.questions)}
+    more |= {"identity": model.identity, "attention": model.attention is not None}
     return {"id": name, "object": "model", "created": service.began, "owned_by": "tpullm", **more}
 
 

@@ -13,7 +13,7 @@ from tpullm.report.language import ENGLISH
 from tpullm.report.rendering import policy_hash, render, source
 
 PACKAGE = "tpullm.serving"
-SCRIPTS = ("markdown.js", "message.js", "chat.js", "next_tokens.js", "start.js")
+SCRIPTS = ("markdown.js", "message.js", "chat.js", "next_tokens.js", "attention_picture.js", "start.js")
 
 
 def page(asking: Sequence[str], may: str, data: Mapping[str, str], is_file: bool) -> tuple[str, str]:
@@ -25,8 +25,9 @@ def page(asking: Sequence[str], may: str, data: Mapping[str, str], is_file: bool
         data: texts that scripts find by these ids; they hold no `<`.
         is_file: whether the page is a file, which has the policy in it, since no header comes with it.
     """
-    style = source("colours.css") + source("page.css", PACKAGE)
+    style = source("colours.css") + source("page.css", PACKAGE) + source("attention.css")
     script = "".join(source(name, PACKAGE) for name in (*asking, *SCRIPTS))
+    script = f"const answerPointer = {source('attention.js').strip()};\n{script}"
     # With Trusted Types no script can make a text into HTML.
     policy = (
         f"default-src 'none'; script-src '{policy_hash(script)}'; style-src '{policy_hash(style)}'; img-src data:; "

@@ -345,7 +345,15 @@ class ChatRequest(Asked):
         return functions if choice and choice.type == "required" else []
 
 
-_Request = TypeVar("_Request", bound=Asked)
+class AttentionRequest(_Object):
+    """Which earlier tokens each token of a text looks at, in a picture with words of a language."""
+
+    model: str
+    prompt: Annotated[str, Field(min_length=1)]
+    language: Literal["en", "ja"] = "en"
+
+
+_Request = TypeVar("_Request", bound=_Object)
 # What is told in other words than pydantic's.
 _WORDS = {
     "missing": "is missing; give it",

@@ -2,11 +2,11 @@
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from itertools import chain
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tpullm.serving.call_forms import Calls
 from tpullm.serving.refusal import Refusal
@@ -30,15 +30,27 @@ class ServedModel:
         longest: tokens of the longest text.
         base: the name of the model before its tuning, if that is served too.
         questions: that it is known to answer.
+        identity: of what is served: it differs from that of another model of this name.
+        attention: the tokens of a text and their attention weights `[L, N, T, T]`; None: they can't be computed here.
 
     Attributes:
         takes_system: whether its chat template shows messages of the system.
     """
 
-    def __init__(self, name: str, session: "Session", longest: int, base: str = "", questions: Sequence[str] = ()):
+    def __init__(
+        self,
+        name: str,
+        session: "Session",
+        longest: int,
+        base: str = "",
+        questions: Sequence[str] = (),
+        identity: str = "",
+        attention: Callable[[str], tuple[list[str], Any]] | None = None,
+    ):
         self.name, self.tokenizer, self.talks = name, session.tokenizer, session.talks
         self.context_length, self.base, self.questions = longest, base, questions
-        self.vocabulary_size = session.architecture.config.vocabulary_size
+        self.identity, self.attention, self.config = identity, attention, session.architecture.config
+        self.vocabulary_size = self.config.vocabulary_size
         self.takes_system = self.tokenizer.has_template and self._shows_system()
 
     def _shows_system(self) -> bool:

@@ -5,6 +5,7 @@ Numbers are 16-bit integers with a scale for each output of a matrix. The script
 
 import base64
 import dataclasses
+import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -62,6 +63,7 @@ def shared_page(
     }
     data = {"shared": as_data(described)}
     data |= {f"weights-{stage}": base64.b64encode(_packed(arrays)).decode() for stage, arrays in stages.items()}
+    data["identity"] = hashlib.sha256("".join(data.values()).encode()).hexdigest()
     return page(SCRIPTS, "", data, is_file=True)[0]
 
 

@@ -1,5 +1,5 @@
 (figure) => {
-  const data = JSON.parse(figure.querySelector("script").textContent);
+  const data = JSON.parse(figure.dataset.held);
   const all = (query) => [...figure.querySelectorAll(query)], one = (query) => figure.querySelector(query);
   const T = data.tokens.length, arcs = one(".arcs"), base = +arcs.dataset.base;
   const words = all(".word"), x = words.map((word) => +word.getAttribute("x"));
@@ -13,15 +13,18 @@
     weights = maps[0].map((_, i) => maps.reduce((sum, map) => sum + map[i], 0) / maps.length);
   };
   const drawArcs = () => {
-    let paths = "";
+    const paths = [];
     for (let t = 0; t < T; t++) for (let s = 0; s < t; s++) {
       const strong = t === chosen;
       if (share(t, s) < (strong ? 0.01 : 0.1)) continue;
       const high = Math.min(base - 8, 14 + (x[t] - x[s]) / 2);
-      paths += `<path d="M${x[t]} ${base} C${x[t]} ${base - high} ${x[s]} ${base - high} ${x[s]} ${base}"` +
-        ` stroke-width="${(1 + 9 * share(t, s)).toFixed(1)}" stroke-opacity="${strong ? 0.9 : 0.25}"/>`;
+      const path = document.createElementNS(arcs.namespaceURI, "path");
+      path.setAttribute("d", `M${x[t]} ${base} C${x[t]} ${base - high} ${x[s]} ${base - high} ${x[s]} ${base}`);
+      path.setAttribute("stroke-width", (1 + 9 * share(t, s)).toFixed(1));
+      path.setAttribute("stroke-opacity", strong ? 0.9 : 0.25);
+      paths.push(path);
     }
-    arcs.querySelector("g").innerHTML = paths;
+    arcs.querySelector("g").replaceChildren(...paths);
     all(".share").forEach((text, s) => { text.textContent = s <= chosen ? percent(share(chosen, s)) : ""; });
   };
   const choose = (t) => {

@@ -1,6 +1,5 @@
 // A conversation. Its messages are those of the API; each has its element on the page, and the tab keeps them.
 
-const CHAT = "tpullm-chat";
 const MOST_PLAIN = 60; // tokens of the base: a text that it continues may have no end
 
 let messages = [];
@@ -162,17 +161,22 @@ function showChat() {
   keepChat();
 }
 
+/** Where the tab keeps it: a page of other models at the same address has another place. */
+function chatKey() {
+  return `tpullm-chat-${models[0].identity}`;
+}
+
 /** Keep the conversation in this tab, so that it outlives a reload. */
 function keepChat() {
   if (!models.length) return; // the page does not know yet what was kept
   const kept = messages.map(({ role, content, plain, base, notes }) => ({ role, content, plain, base, notes }));
-  keep(CHAT, JSON.stringify({ model: by("model").value, system: by("system").value, messages: kept }));
+  keep(chatKey(), JSON.stringify({ model: by("model").value, system: by("system").value, messages: kept }));
 }
 
 /** What was kept, if it is with a model that is still served. */
 function keptChat() {
   try {
-    const chat = JSON.parse(kept(CHAT));
+    const chat = JSON.parse(kept(chatKey()));
     return models.some(({ id }) => id === chat.model) ? chat : null;
   } catch {
     return null;

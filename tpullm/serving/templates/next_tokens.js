@@ -138,6 +138,7 @@ function showNext() {
   if (shown?.right) by("pieces").append(element("span", { className: "unread" }, unread, shown.right));
   by("summary").replaceChildren(summary(found));
   showCandidates();
+  if (!reading) showAttention();
 }
 
 function summary(found) {

@@ -31,7 +31,7 @@ async function whole(path, body, signal) {
   if (path === "v1/completions") return { choices: [await told(body, signal)] };
   const ends = SHARED.stops.map((id) => TOKENIZER.name(id));
   const knows = { talks: Boolean(SHARED.chat), ends, infills: true, system: false, questions: SHARED.questions, base: BASE };
-  return { data: [{ id: SHARED.name, ...knows }] };
+  return { data: [{ id: SHARED.name, identity: by("identity").textContent, ...knows }] };
 }
 
 /** The tokens of a text and those that may follow; with a `suffix` also the words that may stand between the two. */

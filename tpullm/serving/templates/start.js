@@ -141,7 +141,10 @@ function start() {
   speak(navigator.language.toLowerCase().startsWith("ja") ? "ja" : "en");
   by("text").value = TEXTS.first_text[document.documentElement.lang];
   for (const button of document.querySelectorAll("[data-language]")) {
-    button.addEventListener("click", () => speak(button.dataset.language));
+    button.addEventListener("click", () => {
+      speak(button.dataset.language);
+      showAttention();
+    });
   }
   by("chat-tab").addEventListener("click", () => openMode("chat"));
   by("next-tab").addEventListener("click", () => openMode("next"));
@@ -150,6 +153,7 @@ function start() {
   startAsking();
   startChat();
   startNext();
+  startAttention();
   findModels();
 }
 
