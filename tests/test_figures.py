@@ -110,6 +110,19 @@ def test_pages_show_a_run_that_was_recorded():
             assert shown in sentences
 
 
+def test_pages_show_the_blank_of_the_run_that_was_recorded():
+    recorded = quickstart_pages.RECORD.read_text("utf-8").splitlines()
+    blank = recorded[recorded.index(quickstart_pages.BLANK) :]
+    shares = dict(line.split()[:2] for line in blank[1:])
+    for page in quickstart_pages.WITH_BLANK:
+        text = page.read_text("utf-8")
+        blocks = [block.splitlines() for block in quickstart_pages.BLOCK.findall(text)]
+        assert [block for block in blocks if block[0] == quickstart_pages.BLANK] == [blank]
+        for head, row in re.findall(r"^\| \S+ (\| いい.*)\n.*\n\| \S+ (\| .*)$", text, re.MULTILINE):
+            words = [cell.split()[0] for cell in head.strip("| ").split(" | ")]
+            assert [shares[word] for word in words] == row.strip("| ").split(" | ")
+
+
 def test_a_line_of_a_page_is_renewed_by_the_line_that_says_the_same():
     before = [
         "step     10/480  loss 6.7  grad norm 1.3",
