@@ -5,8 +5,8 @@
 
 `benchmarks/results/quickstart.txt` becomes the log; each line of it that README or a page shows (`PAGES`, in a block of
 text) is replaced by the line of the new log that is like it: the same words with other numbers. Pages shorten lines
-with `...`. The words of the blank, whose order may change, are replaced together. `tests/test_figures.py` compares the pages with the record, also the figures in their sentences, which are
-corrected by hand.
+with `...`. The words of the blank, whose order may change, are replaced together. `tests/test_figures.py` compares the
+pages with the record, also the figures in their sentences, which are corrected by hand.
 """
 
 import argparse

@@ -123,6 +123,15 @@ def test_pages_show_the_blank_of_the_run_that_was_recorded():
             assert [shares[word] for word in words] == row.strip("| ").split(" | ")
 
 
+def test_the_five_steps_say_how_much_the_recipes_read():
+    shown = [plan_all.load(name).pretrain for name in ("quickstart", "1t")]
+    small, large = (of.steps * of.batch_size * of.sequence_length for of in shown)
+    times = round(large / small / 1e4)
+    english, japanese = ((ROOT / "docs" / language / "five-steps.md").read_text("utf-8") for language in ("en", "ja"))
+    assert english.count(f"{small / 1e6:.2f} million") == 2 and f"about {times}0,000 times" in english
+    assert japanese.count(f"{small / 1e4:.0f}万") == 2 and f"約{times}万倍" in japanese
+
+
 def test_a_line_of_a_page_is_renewed_by_the_line_that_says_the_same():
     before = [
         "step     10/480  loss 6.7  grad norm 1.3",
