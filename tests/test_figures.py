@@ -132,6 +132,22 @@ def test_the_five_steps_say_how_much_the_recipes_read():
     assert japanese.count(f"{small / 1e4:.0f}万") == 2 and f"約{times}万倍" in japanese
 
 
+def test_the_notebook_says_what_the_whole_quickstart_came_to():
+    recorded = quickstart_pages.RECORD.read_text("utf-8")
+    (said,) = re.findall(
+        r"The whole quickstart pretrains.*?this blank",
+        (ROOT / "docs" / "five_steps.ipynb").read_text("utf-8"),
+        re.DOTALL,
+    )
+    found = [
+        r"finished after ([\d.]+) s",
+        r"true entropy +│ .* = ([\d.]+)",
+        r"total variation from the truth (\S+)   │",
+    ]
+    seconds, gap, variation = (float(re.search(pattern, recorded)[1]) for pattern in found)
+    assert numbers(said) == {f"{seconds:.0f}", f"{gap:.3f}", f"{variation:.3f}"}
+
+
 def test_a_line_of_a_page_is_renewed_by_the_line_that_says_the_same():
     before = [
         "step     10/480  loss 6.7  grad norm 1.3",
