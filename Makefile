@@ -24,7 +24,7 @@ test:
 # Strict: a link or an anchor that leads nowhere is an error. The variable silences an announcement of the theme's.
 docs:
 	@NO_MKDOCS_2_WARNING=1 launch/local.sh --extra docs mkdocs build --strict
-	@echo "docs: site/index.html is the first page; python -m http.server -d site shows it at http://localhost:8000"
+	@echo "docs: site/index.html is the first page; python3 -m http.server -d site shows it at http://localhost:8000"
 
 # What the documentation quotes is recorded on purpose: make benchmark RESULTS=benchmarks/results; the same for plan-all.
 RESULTS = runs/benchmark

@@ -1,12 +1,12 @@
 """Writes what a run of the quickstart printed into the pages that show it, so that all of them show the same run.
 
-    make quickstart 2>&1 | tee quickstart.log
+    { make quickstart; .venv/bin/tpullm blank runs/quickstart 今日はとても【?】天気ですね。; } 2>&1 | tee quickstart.log
     python benchmarks/quickstart_pages.py quickstart.log --where "2 cores of a Xeon with AMX"
 
 `benchmarks/results/quickstart.txt` becomes the log; each line of it that README or a page shows (`PAGES`, in a block of
 text) is replaced by the line of the new log that is like it: the same words with other numbers. Pages shorten lines
-with `...`. `tests/test_figures.py` compares the pages with the record, also the figures in their sentences, which are
-corrected by hand.
+with `...`. The words of the blank, whose order may change, are replaced together. `tests/test_figures.py` compares the
+pages with the record, also the figures in their sentences, which are corrected by hand.
 """
 
 import argparse
@@ -17,6 +17,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 RECORD = ROOT / "benchmarks" / "results" / "quickstart.txt"
 PAGES = [ROOT / name for name in ("README.md", "README.ja.md", "docs/en/five-steps.md", "docs/ja/five-steps.md")]
+WITH_BLANK = [*PAGES[2:], ROOT / "docs" / "en" / "inside.md", ROOT / "docs" / "ja" / "inside.md"]
+BLANK = "今日はとても【?】天気ですね。"
 NUMBER = re.compile(r"\d[\d,.:]*(?:e[-+]\d+)?%?")
 STEP = re.compile(r"step +(\d+)")
 BLOCK = re.compile(r"```text\n(.*?)```", re.DOTALL)
@@ -89,16 +91,16 @@ def main() -> None:
         "The bits depend on the processor.",
         "",
     ]
-    for page in PAGES:
+    for page in dict.fromkeys([*PAGES, *WITH_BLANK]):
         written = page.read_text("utf-8")
 
         def block(found: re.Match) -> str:
             lines = found[1].splitlines()
-            return (
-                "```text\n"
-                + "\n".join(renewed(one, before, log) if shows(one, before) else one for one in lines)
-                + "\n```"
-            )
+            if lines[0] == BLANK:
+                new = log[log.index(BLANK) :]
+            else:
+                new = [renewed(one, before, log) if shows(one, before) else one for one in lines]
+            return "\n".join(["```text", *new, "```"])
 
         page.write_text(BLOCK.sub(block, written), "utf-8")
     RECORD.write_text("\n".join([*head, *log]) + "\n", "utf-8")

@@ -14,7 +14,7 @@ set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 venv=$root/.venv
-needed_kib=$((2 * 1024 * 1024)) # measured: 1.2 GiB installed, 0.5 GiB of packages on their way
+needed_kib=$((2 * 1024 * 1024)) # measured: 1.4 GiB installed, 0.5 GiB of packages on their way
 
 say() { printf 'local.sh: %s\n' "$1" >&2; }
 die() { say "$1" && exit 2; }
@@ -22,7 +22,7 @@ die() { say "$1" && exit 2; }
 # Prints the interpreter to build on. A name on PATH proves nothing (pyenv has shims for versions that are not there,
 # Debian's Python may lack ensurepip), so each is run; in somebody's virtual environment, it names the one beneath.
 find_python() {
-    local version folder probe='import ensurepip, sys, venv
+    local version folder lacking="" probe='import ensurepip, sys, venv
 assert "%d.%d" % sys.version_info[:2] in sys.argv[1:]
 print(sys._base_executable)'
     if [ -n "${TPULLM_PYTHON:-}" ]; then
@@ -34,10 +34,11 @@ print(sys._base_executable)'
         for folder in $PATH /usr/local/bin /usr/bin; do
             [ -x "$folder/python$version" ] || continue
             "$folder/python$version" -c "$probe" "$version" 2>/dev/null && return
+            lacking=${lacking:-python$version-venv} # by its version: python3 may be another one, as on Colab
         done
     done
     die "no Python 3.11 to 3.14 that can make a virtual environment; install one (Debian, Ubuntu: python3 and \
-python3-venv) or name it with TPULLM_PYTHON"
+${lacking:-python3-venv}) or name it with TPULLM_PYTHON"
 }
 
 # Whether .venv is whole, was made in this folder (its scripts name it) and has the Python that was asked for.
@@ -63,7 +64,7 @@ make_environment() {
     free_kib=$(df -Pk "$root" | awk 'NR == 2 { print $4 }')
     [ "$free_kib" -ge "$needed_kib" ] ||
         die "no space left: the environment needs $((needed_kib / 1024)) MiB in $root, which has $((free_kib / 1024))"
-    say "setting up $venv with $python (once; about 1.2 GiB)"
+    say "setting up $venv with $python (once; about 1.4 GiB)"
     rm -rf "$venv"
     "$python" -m venv "$venv" >/dev/null || die "$python could not make a virtual environment in $venv"
 }

@@ -122,6 +122,44 @@ def test_pages_show_a_run_that_was_recorded():
             assert shown in sentences
 
 
+def test_pages_show_the_blank_of_the_run_that_was_recorded():
+    recorded = quickstart_pages.RECORD.read_text("utf-8").splitlines()
+    blank = recorded[recorded.index(quickstart_pages.BLANK) :]
+    shares = dict(line.split()[:2] for line in blank[1:])
+    for page in quickstart_pages.WITH_BLANK:
+        text = page.read_text("utf-8")
+        blocks = [block.splitlines() for block in quickstart_pages.BLOCK.findall(text)]
+        assert [block for block in blocks if block[0] == quickstart_pages.BLANK] == [blank]
+        for head, row in re.findall(r"^\| \S+ (\| いい.*)\n.*\n\| \S+ (\| .*)$", text, re.MULTILINE):
+            words = [cell.split()[0] for cell in head.strip("| ").split(" | ")]
+            assert [shares[word] for word in words] == row.strip("| ").split(" | ")
+
+
+def test_the_five_steps_say_how_much_the_recipes_read():
+    shown = [plan_all.load(name).pretrain for name in ("quickstart", "1t")]
+    small, large = (of.steps * of.batch_size * of.sequence_length for of in shown)
+    times = round(large / small / 1e4)
+    english, japanese = ((ROOT / "docs" / language / "five-steps.md").read_text("utf-8") for language in ("en", "ja"))
+    assert english.count(f"{small / 1e6:.2f} million") == 2 and f"about {times}0,000 times" in english
+    assert japanese.count(f"{small / 1e4:.0f}万") == 2 and f"約{times}万倍" in japanese
+
+
+def test_the_notebook_says_what_the_whole_quickstart_came_to():
+    recorded = quickstart_pages.RECORD.read_text("utf-8")
+    (said,) = re.findall(
+        r"The whole quickstart pretrains.*?this blank",
+        (ROOT / "docs" / "five_steps.ipynb").read_text("utf-8"),
+        re.DOTALL,
+    )
+    found = [
+        r"finished after ([\d.]+) s",
+        r"true entropy +│ .* = ([\d.]+)",
+        r"total variation from the truth (\S+)   │",
+    ]
+    seconds, gap, variation = (float(re.search(pattern, recorded)[1]) for pattern in found)
+    assert numbers(said) == {f"{seconds:.0f}", f"{gap:.3f}", f"{variation:.3f}"}
+
+
 def test_a_line_of_a_page_is_renewed_by_the_line_that_says_the_same():
     before = [
         "step     10/480  loss 6.7  grad norm 1.3",

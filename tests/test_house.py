@@ -283,6 +283,18 @@ def test_a_tested_python_is_taken_before_3_14(project, there, taken):
         assert result.returncode == 0 and f"with {project}/bin/python{taken} (once" in result.stderr, result.stderr
     else:
         assert result.returncode == 2 and "no Python 3.11 to 3.14" in result.stderr
+        assert "(Debian, Ubuntu: python3 and python3-venv)" in result.stderr
+
+
+def test_a_python_without_venv_is_told_the_package_of_its_version(project):
+    """That of Colab is not the Python of its system, whose python3-venv would be of no use."""
+    (project / "bin" / "python3.13").write_text("#!/bin/sh\nexit 1", "utf-8")
+    (project / "bin" / "dirname").symlink_to(shutil.which("dirname"))
+    (project / "bin" / "bash").symlink_to(shutil.which("bash"))
+    script = (project / "launch" / "local.sh").read_text("utf-8")
+    (project / "launch" / "local.sh").write_text(script.replace(" /usr/local/bin /usr/bin", ""), "utf-8")
+    result = local(project, TPULLM_PYTHON="", PATH=str(project / "bin"))
+    assert result.returncode == 2 and "(Debian, Ubuntu: python3 and python3.13-venv)" in result.stderr
 
 
 def test_every_allowed_python_is_tried_by_the_set_up():

@@ -1,11 +1,13 @@
 """`launch local`: the devices, lines and exit codes of several processes, and the end of all after one fails."""
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -79,8 +81,13 @@ def test_a_failure_stops_the_others(stub, monkeypatch, deaf):
 
 
 def children(process: subprocess.Popen) -> list[int]:
-    done = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True)
-    return [int(pid) for pid in done.stdout.split()]
+    """By /proc: a small Linux has no `ps`."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has just ended
+            parent = path.read_text("utf-8").rpartition(")")[2].split()[1]
+            found += [int(path.parent.name)] if int(parent) == process.pid else []
+    return found
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])

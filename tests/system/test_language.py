@@ -18,6 +18,9 @@ from tests.test_troubleshooting import ANY, variants
 from tpullm.cli.help import help_page
 from tpullm.cli.main import main
 from tpullm.cli.verb_table import GROUPS, VERBS
+from tpullm.evaluation import tables
+from tpullm.evaluation.question_task import RULES, WRITTEN
+from tpullm.evaluation.statistics import ALIKE, BETTER, WORSE
 from tpullm.launch.job import LaunchConfig
 from tpullm.recipe.schema import Recipe
 from tpullm.recipe.schema_keys import sections
@@ -205,6 +208,27 @@ def test_help_is_japanese_and_as_wide_as_the_terminal(monkeypatch, capsys):
         shown = capsys.readouterr().out
         assert "使い方" in shown and len(shown.splitlines()) <= 65
         assert max(map(cell_len, shown.splitlines())) <= 80, words
+
+
+def test_the_tables_of_tasks_and_of_a_comparison_are_japanese(japanese, capsys):
+    written = {"share": 1.0, "interval": [0.4, 1.0], "count": 3, "f1": 0.9, "f1_interval": [0.3, 1.0], "no_choice": 0.1}
+    read = {"looked_for": False, "found": 0, "asked": 3, "unread": {}}
+    likely = {rule: written for rule in RULES}
+    task = {"settings": {"shots": 0}, "chance": 0.5, "written": written, "likelihood": likely, "read_before": read}
+    tables.show_tasks({"tasks": {"数": task}, "model": {"name": "M"}})
+    deltas = [{"value": 0.1, "interval": [0.0, 0.2], "word": word} for word in (BETTER, WORSE, ALIKE)]
+    figure = {"count": 9, "better": "lower", "scores": [{"value": 1.0}] * 4, "deltas": deltas}
+    places = [{"from": 0, "to": 256, "figure": figure}, {"from": 256, "to": 0, "figure": figure}]
+    texts = {"all": figure, "by_text": [], "by_place": places}
+    models = [{"label": f"M{n}"} for n in range(4)]
+    compared = {"数": {"figures": {WRITTEN: figure}}}
+    tables.show_comparison({"models": models, "tasks": compared, "texts": texts})
+    assert set(re.findall("[A-Za-z]{2,}", capsys.readouterr().out)) <= {"to", "PMI", "M0", "M1", "M2", "M3"}
+
+
+def test_a_file_of_two_models_is_told_in_japanese(japanese):
+    said = spoken("share: pretrain and talk, 1,115,520 parameters each; see a.html (6.2 MB)")
+    assert said == "share：pretrainとtalk、パラメーターは1,115,520個ずつ。a.htmlにあります（6.2 MB）"
 
 
 def test_a_terminal_without_japanese_characters_speaks_english(japanese, monkeypatch):

@@ -52,8 +52,11 @@ def main(arguments) -> None:
     questions = answered_questions(found.model) if found.model else []
     html = shared_page(name, found.config, found.tokenizer, text, chat, questions)
     storage.write_text(out, html)
-    what = f"{base.model.stage} and {found.model.stage}" if has_both else found.model.stage if found.model else name
-    say(f"share: {what}, {parameters:,} parameters{' each' * has_both}; see {out} ({len(html.encode()) / 1e6:.1f} MB)")
+    megabytes, what = len(html.encode()) / 1e6, found.model.stage if found.model else name
+    if has_both:
+        say(f"share: {base.model.stage} and {what}, {parameters:,} parameters each; see {out} ({megabytes:.1f} MB)")
+    else:
+        say(f"share: {what}, {parameters:,} parameters; see {out} ({megabytes:.1f} MB)")
 
 
 def _parameters(found: "Found") -> dict[str, "np.ndarray"]:

@@ -22,13 +22,19 @@ def show_tasks(results: dict[str, Any]) -> None:
     for task, figures in results["tasks"].items():
         shots = str(figures["settings"]["shots"])
         cells += [
-            (*(("", "") if number else (task, shots)), spoken(row[0]), *row[1:])
+            (*(("", "") if number else (task, shots)), *map(_spoken, row))
             for number, row in enumerate(task_rows(figures))
         ]
         cells.append(None)
     header = ("task", "shots", "what is measured", "score", "95 %", "of")
     title = f"{results['model']['name']} on tasks"
     show_table(title, header, cells, right=(1, 3, 4, 5), folded=(0, 1, 2), lines="all")
+
+
+def _spoken(cell: str) -> str:
+    """A cell in the language that is spoken, as far to the right as it is."""
+    words = cell.lstrip(" ")
+    return " " * (len(cell) - len(words)) + spoken(words)
 
 
 def task_rows(figures: dict[str, Any]) -> Iterator[Row]:
@@ -79,7 +85,7 @@ def show_comparison(results: dict[str, Any]) -> None:
             named.append((f"bytes {start:,}-{end:,}" if end else f"from byte {start:,}", place["figure"]))
         sections.append((f"bits a byte, {texts['all']['count']:,} documents; fewer are better", named))
     for heading, figures in sections:
-        cells = [row for name, figure in figures for row in [(name,), *_comparison_rows(labels, figure)]]
+        cells = [row for name, figure in figures for row in [(spoken(name),), *_comparison_rows(labels, figure)]]
         show_table(heading, header, cells, right=(1, 2), folded=(0,), lines="head")
 
 
@@ -96,7 +102,7 @@ def _comparison_rows(labels: list[str], figure: dict[str, Any]) -> Iterator[Row]
             continue
         ends = " to ".join(f"{scale * end:{form}}" for end in delta["interval"] or ())
         difference = f"{scale * delta['value']:{form}}" + (f" ({ends})" if ends else "")
-        word = SHORT.get(delta["word"], delta["word"])
+        word = spoken(SHORT.get(delta["word"], delta["word"]))
         first = figure["scores"][0]["value"]
         part = f", {delta['value'] / first:+.2%}" if figure["better"] == "lower" and first > 0 else ""  # of a loss
         yield f"  {label}", value, difference, word + part
@@ -105,7 +111,7 @@ def _comparison_rows(labels: list[str], figure: dict[str, Any]) -> Iterator[Row]
 def show_run(results: dict[str, Any]) -> None:
     """Print what `evaluate` found in a run."""
     rows = [(spoken(what), spoken(found)) for what, found in _run_rows(results)]
-    show_table(spoken("What the model learned"), ("", ""), rows, folded=(0, 1), lines="all", on=console())
+    show_table("What the model learned", ("", ""), rows, folded=(0, 1), lines="all", on=console())
 
 
 def _run_rows(results: dict[str, Any]) -> Iterator[tuple[str, str]]:

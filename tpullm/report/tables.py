@@ -26,7 +26,7 @@ def show(
     """Print a table.
 
     Args:
-        header: the names of the columns, in English; no line of names if all are empty.
+        title, header: the name of the table and those of the columns, in English; no line of names if all are empty.
         rows: cells; None is a line between two parts.
         right: the columns whose cells stand at the right.
         folded: the columns whose cells are broken into lines if the table is too wide.
@@ -34,7 +34,7 @@ def show(
         on: default is stdout.
     """
     edges = {"none": None, "head": box.SIMPLE_HEAD, "all": box.HEAVY_HEAD}[lines]
-    table = Table(title=escape(title), title_justify="left", box=edges, show_header=any(header))
+    table = Table(title=escape(spoken(title)), title_justify="left", box=edges, show_header=any(header))
     table.pad_edge = lines == "all"
     for number, name in enumerate(header):
         justify = "right" if number in right else "left"
