@@ -81,5 +81,5 @@ def test_a_broken_zip_file_is_named_with_what_to_do(tmp_path, capsys):
 def test_a_single_file_that_can_t_be_read_says_what_to_do(tmp_path):
     (tmp_path / "b.docx").write_bytes(b"broken")
     recipe = Recipe(text=str(tmp_path / "b.docx"), corpus=CorpusConfig(workers=1))
-    with pytest.raises(UserError, match=r"1 not read\); b.docx is broken \(File is not a zip file\); save it again"):
+    with pytest.raises(UserError, match=r"1 not read\); b.docx: is broken \(File is not a zip file\); save it again"):
         collect.main(recipe, tmp_path / "run")

@@ -363,7 +363,7 @@ def test_gradients_are_drawn_by_layer_if_the_log_has_their_norms():
 def test_the_attention_picture_is_drawn_where_there_is_one():
     attention = {"text": "今日は", "tokens": ["今日", "</script>"], "weights": [[[[1.0, 0.0], [0.25, 0.75]]]]}
     made = page(full(results=RESULTS | {"attention": attention}))
-    assert "What it looks at" in Outline(made).text and made.count("</script>") == 2, "its data, the page's"
+    assert "What it looks at" in Outline(made).text and made.count("</script>") == 1, "the page's alone"
     assert "What it looks at" not in page(full())
 
 

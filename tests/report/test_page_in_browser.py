@@ -65,4 +65,4 @@ def test_a_page_grows_and_becomes_the_report(page, run, address_of_run):  # noqa
     assert page.value("window.same && document.querySelector('#recipe details').open"), "only what changed is replaced"
     for stage in ("pretrain", "evaluate"):
         storage.write_json(run / stage / "manifest.json", {"seconds": 3.0})
-    page.wait("!window.same && !('live' in document.body.dataset) && document.readyState === 'complete'")
+    page.wait("!window.same && document.readyState === 'complete' && !('live' in document.body.dataset)")
