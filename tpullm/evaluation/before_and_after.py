@@ -166,7 +166,7 @@ def few_shot_answers(base: Session, questions: Sequence[Question], learned: Sequ
 
 
 def measure_conversations(tuned: Session, questions: Sequence[Question], seed: int) -> dict[str, Any]:
-    """Conversations of `TURNS` turns, as `tpullm chat` holds them: the share of right answers at each turn.
+    """Conversations of `TURNS` turns, as `tpullm chat --temperature 0` holds them: the share right at each turn.
 
     The model reads its own earlier answers. What no longer fits its context is left out.
     """

@@ -118,9 +118,7 @@ class Service:
         self._check_open()
         self._reading += 1
         try:
-            loop = asyncio.get_running_loop()  # it does not write the JSON either, of which there is a megabyte
-            draw = lambda: JSONResponse(self._read(raw, attention_picture, client))  # noqa: E731
-            return await loop.run_in_executor(self._drawer, draw)
+            return await asyncio.get_running_loop().run_in_executor(self._drawer, self._drawn, raw, client)
         finally:
             self._reading -= 1
 
@@ -137,6 +135,9 @@ class Service:
         waiting = sum(figures["waiting"] for figures in self.stepping.figures().values())
         if self._reading + waiting + answers > self.queue:
             raise Refusal(f"{self.queue} requests wait already; ask again later", status=429, code="queue_full")
+
+    def _drawn(self, raw: bytes, client: str) -> Response:
+        return JSONResponse(self._read(raw, attention_picture, client))  # a megabyte: not in the loop's thread either
 
     def _read(self, raw: bytes, read: Read[Made], client: str) -> Made:
         """In the thread that reads: splitting a long text takes a second."""

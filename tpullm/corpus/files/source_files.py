@@ -33,7 +33,7 @@ from tpullm.recipe.schema import Source
 from tpullm.system import storage
 from tpullm.system.errors import UserError
 
-UNKNOWN = "unknown extension ("  # begins that reason
+UNKNOWN = "unknown extension ("  # begins the reason, which stands whole below: the catalogue is held to whole lines
 NO_FILE = "a broken link, or no file"  # or a link to a folder, or what cannot be looked at
 NESTED = "a zip file in a zip file; unpack the outer one"
 NO_TEXT = "no text in it"  # by its first bytes
