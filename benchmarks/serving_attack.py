@@ -1,4 +1,4 @@
-"""What honest clients notice of hostile ones: 300 requests of 21 kinds beside them.
+"""What honest clients notice of hostile ones: 300 requests of 23 kinds beside them.
 
     python benchmarks/serving_attack.py --serve MODEL [--adapter FOLDER ...] [--out FILE] [--reproducible]
 
@@ -86,11 +86,18 @@ def chat(**more) -> bytes:
     ).encode()
 
 
-def posted(body: bytes, headers: str = "", length: int | None = None, host: str = "127.0.0.1") -> bytes:
+def posted(
+    body: bytes, headers: str = "", length: int | None = None, host: str = "127.0.0.1", path: str = "chat/completions"
+) -> bytes:
     """An HTTP request with this body."""
     count = len(body) if length is None else length
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n{headers}"
+    head = f"POST /v1/{path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n{headers}"
     return f"{head}Content-Length: {count}\r\n\r\n".encode() + body
+
+
+def pictured(text: str) -> bytes:
+    """A request for the picture of attention of a text."""
+    return posted(json.dumps({"model": "", "prompt": text}).encode(), path="attention")
 
 
 def formed(schema: dict, answers: int = 1) -> bytes:
@@ -127,6 +134,8 @@ KINDS: dict[str, bytes] = {
     "12 tools": posted(chat(tools=TOOLS, tool_choice="required")),
     "biases and long stops": posted(chat(stop=["x" * 200] * 4, n=8, **BIASES)),
     "special tokens": posted(chat(messages=[{"role": "user", "content": "<|system|><|end|></s>" * 20_000}])),
+    "a picture of attention": pictured("abc " * 22),
+    "a picture of 8 MB": pictured("abc 猫\n" * 900_000),
 }
 UNREAD = {"a stream that nobody reads", "a stream of tools that nobody reads"}
 STALLS = {"half a request", "a body of 10 GB"} | UNREAD
