@@ -118,7 +118,7 @@ def test_hostile_requests_of_every_kind_are_answered_or_refused(url, monkeypatch
     monkeypatch.setattr(serving_attack, "STALL_SECONDS", 0.1)
     port, count = int(url.rsplit(":", 1)[1].removesuffix("/v1")), len(serving_attack.KINDS)
     found = asyncio.run(serving_attack.attacks(port, ["small"], count, 4))
-    assert count == 21 and {kind for kind, *_ in found} == {*serving_attack.KINDS}
+    assert {kind for kind, *_ in found} == {*serving_attack.KINDS}
     said = {kind: status for kind, status, *_ in found}
     assert {*said.values()} <= {"200", "400", "403", "413", "431", "stalled"}, said
     assert said["a long pattern"] == "200" and said["patterns that cross"] == "400"
