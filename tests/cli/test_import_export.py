@@ -280,6 +280,8 @@ def test_transformers_gives_the_same_text_and_stops(exported, tiny_run, capsys):
         (("export", "{run}", "out", "--dtype=int4"), "int4"),
         (("export", "{run}", "out", "--shard-gigabytes=0"), "--shard-gigabytes: 0.0 is not above 0"),
         (("import", "nothing", "--run={new}"), "nothing/config.json: no such file; give a folder in the format of"),
+        (("import", "{run}", "--run={new}"), "is a run and no published model; make one of it: tpullm export"),
+        (("import", "{run}/pretrain", "--run={new}"), "is a run and no published model"),
         (("import", "{published}", "--run={run}"), "belongs to the recipe 'tiny'"),
         (("import", "{published}", "--run={published}/run"), "is inside the published model"),
         (("export", "{published}", "{published}/out"), "/out: is inside the published model"),

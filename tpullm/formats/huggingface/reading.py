@@ -39,6 +39,8 @@ _COMPUTED = re.compile(r"\.(rotary_emb\.inv_freq|attn\.bias|attn\.masked_bias)$"
 def read_config(folder: Path) -> tuple[ModelConfig, Family]:
     """The `ModelConfig` of the model in `folder`, and its family; `UserError` if we can't compute the model."""
     path = folder / "config.json"
+    if not path.exists() and any((folder / name).exists() for name in ("recipe.yaml", "checkpoints")):
+        raise UserError(f"{folder}: is a run and no published model; make one of it: tpullm export {folder} FOLDER")
     config = read_json(path)
     return configs.read(config, str(path)), FAMILIES[config["model_type"]]
 
