@@ -112,6 +112,7 @@ def test_a_vocabulary_without_room_for_the_bytes(capsys, tiny_tokens):
     ("option", "said"),
     [
         (["--pretrain.batch_size", "8000"], "corpus too small"),
+        (["--model.width", "65536", "--model.layers", "2000"], "pretrain: parameters and the optimizer's state take"),
         (["--model.vocabulary_size", "100"], "100 is smaller than the tokenizer's 640"),
     ],
 )

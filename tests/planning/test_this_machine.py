@@ -1,5 +1,6 @@
 """This machine as a topology, and what was measured of it."""
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import jax
@@ -9,12 +10,14 @@ import pytest
 from tests.planning.by_hand import DENSE
 from tpullm.hardware.peak_flops import Fastest, Peak
 from tpullm.hardware.topologies import parse
-from tpullm.model.mesh import make_mesh
+from tpullm.model.architecture import Architecture, parameter_count
+from tpullm.model.mesh import make_mesh, planned_mesh
 from tpullm.planning import this_machine
 from tpullm.planning.economics import estimate_step
 from tpullm.planning.setting import CPU, OURS, Job
 from tpullm.planning.this_machine import CPU_REACHES, GPU_REACHES
-from tpullm.recipe.schema import TrainConfig
+from tpullm.recipe.schema import AdapterConfig, TrainConfig
+from tpullm.system.errors import UserError
 
 CONFIG = TrainConfig(batch_size=8, sequence_length=256)
 
@@ -69,6 +72,21 @@ def test_a_training_here_has_the_traits_of_a_cpu(quick, monkeypatch):
     assert sum(found["seconds"].values()) == pytest.approx(found["step_seconds"])
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert this_machine.local_setting(job).traits == OURS
+
+
+@pytest.mark.parametrize(
+    ("fsdp", "adapter", "fits"),
+    [(1, None, 13), (2, None, 7), (1, AdapterConfig(rank=2), 3)],
+    ids=["one", "two", "lora"],
+)
+def test_a_state_larger_than_the_memory_is_refused(fsdp, adapter, fits, monkeypatch):
+    """AdamW keeps 12 bytes a parameter, in float32; frozen parameters have 2 bytes."""
+    mesh, count = planned_mesh({"fsdp": fsdp}, fsdp), parameter_count(Architecture(DENSE).shapes)
+    for memory in (fits, fits - 2):
+        monkeypatch.setattr(this_machine, "machine", lambda memory=memory: SimpleNamespace(hbm_bytes=memory * count))
+        refused = pytest.raises(UserError, match="talk: .* GiB of a device") if memory < fits else nullcontext()
+        with refused:
+            this_machine.check_state_fits(DENSE, CONFIG, mesh, "talk", adapter)
 
 
 @pytest.mark.parametrize("name", ["v6e:4x4", "v5p:2x2x4", "2 x v5e:2x2", "v6e:1x1"])

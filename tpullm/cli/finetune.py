@@ -27,6 +27,7 @@ from tpullm.model.mesh import make_mesh
 from tpullm.model.mesh_fit import check_adapter, check_fits
 from tpullm.model.platform import compute_dtype
 from tpullm.model.rows import own_rows, row_parts
+from tpullm.planning.this_machine import check_state_fits
 from tpullm.recipe.schema import AdapterConfig, Recipe
 from tpullm.run.stages import before_tuning, need, tuning_inputs
 from tpullm.system import storage
@@ -84,6 +85,7 @@ def _make_stage(recipe: Recipe, run: Path, name: str) -> None:
     if is_stage_finished(run / name, inputs):
         return say(f"{name}: finished, skipped")
     check_fits(architecture, config, tokenizer.needed_size, mesh, f"{where}.train", sizes_given=True)
+    check_state_fits(model, config, mesh, where, adapter)
     rows, sizes = own_rows(mesh, config.batch_size), (config.batch_size, config.sequence_length, config.evaluate_rows)
     placed = trained.frozen(trained.at_rest(mesh, dtype)) if adapter else architecture.placed(mesh)
     job = Job(

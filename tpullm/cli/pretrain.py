@@ -16,7 +16,7 @@ from tpullm.model.mesh import make_mesh
 from tpullm.model.mesh_fit import check_fits
 from tpullm.model.platform import compute_dtype
 from tpullm.model.rows import own_rows
-from tpullm.planning.this_machine import tell_expected_step
+from tpullm.planning.this_machine import check_state_fits, tell_expected_step
 from tpullm.recipe.schema import Recipe
 from tpullm.run.stages import BRANCH, pretrain_inputs
 from tpullm.system import storage
@@ -38,6 +38,7 @@ def main(recipe: Recipe, run: Path) -> None:
     architecture = Architecture(model)
     vocabulary = max(tokenizer.needed_size, 1 + max(tokenizer.document("")))
     check_fits(architecture, config, vocabulary, mesh, "pretrain", sizes_given=bool(recipe.base))
+    check_state_fits(model, config, mesh, "pretrain")
     rows = own_rows(mesh, config.batch_size)
     stream = pretraining_stream(recipe, run, rows)
     mixture.tell_epochs(stream.part_epoch_at(config.steps))

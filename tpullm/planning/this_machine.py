@@ -16,9 +16,10 @@ from tpullm.hardware.topologies import GpuHosts, Slices, Topology
 from tpullm.model.attention.kernels import query_block
 from tpullm.model.platform import compute_dtype
 from tpullm.planning.economics import RESTART_SECONDS, estimate_step, whole_run
-from tpullm.planning.memory import global_state
+from tpullm.planning.memory import device_bytes, global_state
 from tpullm.planning.setting import CPU, OURS, Job, Setting, setting_of
-from tpullm.recipe.schema import ModelConfig, TrainConfig
+from tpullm.recipe.schema import AdapterConfig, ModelConfig, TrainConfig
+from tpullm.system.errors import UserError
 from tpullm.system.log import say
 from tpullm.system.words import moment
 
@@ -127,6 +128,25 @@ def _known_topology(devices: np.ndarray) -> Topology | None:
     places = np.array([device.coords for device in devices])[:, : chip.slices.dimensions]
     slices = len({getattr(device, "slice_index", 0) for device in devices})
     return Slices(generation, tuple(int(n) for n in np.ptp(places, axis=0) + 1), slices)
+
+
+def check_state_fits(
+    model: ModelConfig, config: TrainConfig, mesh: Mesh, stage: str, adapter: AdapterConfig | None = None
+) -> None:
+    """Refuse a training whose state alone is larger than the devices' memory, before anything is moved or allocated.
+
+    On a CPU nothing else would: the system lets it allocate, and then ends the process without a word.
+
+    Args:
+        stage: the key of the stage in the recipe.
+    """
+    state, sizes = global_state(model, config.optimizer, adapter), tuple(mesh.shape.values())
+    need = sum(device_bytes(part, sizes) for part in (state.parameters, state.optimizer, state.frozen))
+    if need > (there := machine().hbm_bytes):
+        raise UserError(
+            f"{stage}: parameters and the optimizer's state take {need / 2**30:,.1f} GiB of a device, which has "
+            f"{there / 2**30:,.1f}; use a smaller model, an adapter, or more devices along mesh.fsdp"
+        )
 
 
 def tell_expected_step(model: ModelConfig, config: TrainConfig, mesh: Mesh) -> dict:
