@@ -201,6 +201,7 @@ class Cache:
         self._session, self.sizes = session, list(sizes)
         self._slots = slots or [row_block_sizes(own) for _, own in sizes]
         self.used: dict[tuple[int, int], Block] = {}
+        self._costs: dict[Step, int] = {}
 
     def bytes(self) -> int:
         """What all groups take. A block takes its part when it is first used: long texts may never come."""
@@ -213,7 +214,10 @@ class Cache:
 
     def cost(self, step: Step) -> int:
         """How many slots are attended to in a step."""
-        return sum(self.sizes[group][0] * self.attended(group, slots) for group, slots in enumerate(step) if slots)
+        if step not in self._costs:  # it is asked for all steps before each step
+            each = (self.sizes[group][0] * self.attended(group, slots) for group, slots in enumerate(step) if slots)
+            self._costs[step] = sum(each)
+        return self._costs[step]
 
     def attended(self, group: int, tokens: int) -> int:
         """How many slots a text of so many tokens attends to there."""

@@ -45,22 +45,35 @@ def register(name: str, text: str) -> str:
     """Compile a module, and make its handler of this name known to XLA as an FFI target, whose name is returned. What
     is compiled is kept for the next process.
     """
-    import llvmlite
+    with _LOCK:
+        if name not in _ENGINES:
+            handler = jax.ffi.pycapsule(ctypes.c_void_p(_address(name, text)))
+            jax.ffi.register_ffi_target(name, handler, platform="cpu")
+    return name
+
+
+def share(name: str, text: str) -> None:
+    """Compile a module, and let those that are compiled after it call its function of this name."""
     import llvmlite.binding as llvm
 
     with _LOCK:
-        if name in _ENGINES:
-            return name
-        machine, _ = processor()
-        kind = llvm.get_process_triple(), llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
-        key = [text, storage.hash_file(Path(__file__)), llvmlite.__version__, *kind]
-        engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
-        engine.add_object_file(llvm.ObjectFileRef.from_data(storage.kept("kernels", key, partial(_compiled, text))))
-        engine.finalize_object()
-        handler = jax.ffi.pycapsule(ctypes.c_void_p(engine.get_function_address(name)))
-        jax.ffi.register_ffi_target(name, handler, platform="cpu")
-        _ENGINES[name] = engine
-    return name
+        if name not in _ENGINES:
+            llvm.add_symbol(name, _address(name, text))
+
+
+def _address(name: str, text: str) -> int:
+    """Where the function of this name is, of a module that is compiled now, or was by another process."""
+    import llvmlite
+    import llvmlite.binding as llvm
+
+    machine, _ = processor()
+    kind = llvm.get_process_triple(), llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
+    key = [text, storage.hash_file(Path(__file__)), llvmlite.__version__, *kind]
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
+    engine.add_object_file(llvm.ObjectFileRef.from_data(storage.kept("kernels", key, partial(_compiled, text))))
+    engine.finalize_object()
+    _ENGINES[name] = engine
+    return engine.get_function_address(name)
 
 
 def _compiled(text: str) -> bytes:

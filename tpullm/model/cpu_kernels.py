@@ -26,9 +26,10 @@ _ARGUMENTS = ", ".join(
 )
 _CACHED_BYTES = 1 << 18  # of weights, which a core's second cache keeps
 _PIECES_OF_CORE = 3  # at most: cores are not equally fast
-# Of bfloat16: pairs of inputs in a step of the inner loop, and how far ahead weights are asked for: 8 rows 0.72 times
-# the time on a Zen 4, 32 rows 0.87, 1 row the same. Of integers it made nothing faster.
-_PAIRS, _AHEAD_BYTES = 8, 4096
+_PAIRS = 8  # of inputs of bfloat16 in a step of the inner loop
+# How far ahead weights are asked for. bfloat16 on a Zen 4: 8 rows 0.72 times the time, 32 rows 0.87, 1 row the same.
+# Integers by registers of tiles: 8 rows 0.82, 16 rows 0.72, 32 rows 0.79; without these it made nothing faster.
+_AHEAD_BYTES = 4096
 
 
 @cache
@@ -73,8 +74,8 @@ def _module(name: str, bits: int, block: int, half: bool, tiles: bool) -> str:
         groups = cpu_tiles.GROUPS
         rows = cpu_tiles.functions(_ARGUMENTS)
     else:
-        groups = {count: count for count in (*(cpu_tiles.ROWS if tiles else ()), *_ROWS)}
-        rows = [_rows(count, bits, block, half, fast, tiles and count in cpu_tiles.ROWS) for count in groups]
+        groups = {count: count for count in (*(cpu_tiles.ROWS[bits] if tiles else ()), *_ROWS)}
+        rows = [_rows(count, bits, block, half, fast, tiles and count in cpu_tiles.ROWS[bits]) for count in groups]
     handler = _handler(name, bits, block), _piece(bits, block, groups)
     return "\n".join([*declared, cpu_pieces.functions(), *rounding, *rows, _ZEROS, *handler])
 
@@ -119,70 +120,84 @@ end:
 
 
 def _rows(count: int, bits: int, block: int, half: bool, fast: bool, tiles: bool) -> str:
-    """Some rows times the tiles from `%begin` to `%end`. A step of the inner loop reads a block of inputs."""
-    text = Text()
+    """Some rows times the tiles from `%begin` to `%end`. A step of the inner loop reads a block of inputs.
+
+    With registers of tiles, few rows take two tiles of the matrix at a time, for one would wait for its products; the
+    last one of an odd number is multiplied twice, and stored twice in the same place.
+    """
+    text, pair = Text(), range(2 if tiles and count <= cpu_tiles.ROWS_OF_PAIRS else 1)
+    lanes = [(p, r) for p in pair for r in range(count)]
     text(f"define private void @rows{count}({_ARGUMENTS}) {{\nfirst:")
     if tiles:
-        cpu_tiles.prepare(text, count, block)
+        cpu_tiles.prepare(text, count, block, len(pair))
     text(f"%blocks = udiv i64 %K, {block}")
-    text("br label %tile\ntile:")
+    text("%last_t = sub i64 %end, 1\nbr label %tile\ntile:")
     text("%t = phi i64 [ %begin, %first ], [ %next_t, %tile_end ]")
-    text("%tile_blocks = mul i64 %t, %blocks")
+    own_tiles = [text.set(f"call i64 @llvm.umin.i64(i64 {text.whole('add', '%t', p)}, i64 %last_t)") for p in pair]
+    firsts = [text.whole("mul", tile, "%blocks") for tile in own_tiles]
     text("br label %block\nblock:")
     text("%b = phi i64 [ 0, %tile ], [ %next_b, %block ]")
-    for r in range(count):
-        text(f"%old{r} = phi <16 x float> [ zeroinitializer, %tile ], [ %new{r}, %block ]")
-    place = text.set("add i64 %tile_blocks, %b")
-    here = text.set(f"mul i64 {place}, {LANES * block * bits // 8}")
-    codes = text.at("i8", "%codes", here)
+    for p, r in lanes:
+        text(f"%old{p}_{r} = phi <16 x float> [ zeroinitializer, %tile ], [ %new{p}_{r}, %block ]")
+    places = [text.set(f"add i64 {first}, %b") for first in firsts]
+    codes = [text.at("i8", "%codes", text.set(f"mul i64 {place}, {LANES * block * bits // 8}")) for place in places]
     own = [text.set(f"add i64 %b, {text.set(f'mul i64 %blocks, {r}')}") for r in range(count)]
     if bits == 16:
-        total = [f"%old{r}" for r in range(count)]
+        total = [f"%old0_{r}" for r in range(count)]
+        _ask_ahead(text, codes[0], 64 * _PAIRS)
         for n in range(_PAIRS):
-            ahead = text.at("i8", codes, _AHEAD_BYTES + 64 * n)
-            text(f"call void @llvm.prefetch.p0(ptr {ahead}, i32 0, i32 3, i32 1)")
-            weights = text.load("<32 x bfloat>", codes, n, align=4)
+            weights = text.load("<32 x bfloat>", codes[0], n, align=4)
             for r in range(count):
-                pair = text.load("i32", text.at("i32", "%x", own[r]), n)
-                x = text.set(f"bitcast <16 x i32> {text.splat('i32', pair)} to <32 x bfloat>")
+                two = text.load("i32", text.at("i32", "%x", own[r]), n)
+                x = text.set(f"bitcast <16 x i32> {text.splat('i32', two)} to <32 x bfloat>")
                 added = text.two_products(total[r], weights, x, fast)
                 if n == _PAIRS - 1:
-                    text(f"%new{r} = {added}")
+                    text(f"%new0_{r} = {added}")
                 else:
                     total[r] = text.set(added)
     else:
-        sums = [text.splat("i32", text.load("i32", "%sums", own[r])) for r in range(count)]
+        offsets = [text.splat("i32", text.load("i32", "%sums", own[r])) for r in range(count)]
         x = [text.at("i8", "%x", text.set(f"mul i64 {own[r]}, {block}")) for r in range(count)]
-        fours = _fours(text, codes, bits, block)
         if tiles:
-            products = cpu_tiles.products(text, count, x[0], codes if bits == 8 else fours)
-            sums = [text.set(f"add <16 x i32> {a}, {b}") for a, b in zip(sums, products, strict=True)]
+            for of in codes:
+                _ask_ahead(text, of, block * LANES * bits // 8)
+            weights = codes if bits == 8 else [_fours(text, of, bits, block) for of in codes]
+            products = cpu_tiles.products(text, count, x[0], weights)
+            sums = [text.set(f"add <16 x i32> {offsets[r]}, {products[p][r]}") for p, r in lanes]
         else:
-            for place_of_four, weights in fours:
+            sums = offsets
+            for place_of_four, weights in _fours(text, codes[0], bits, block):
                 for r in range(count):
                     four = text.splat("i32", text.load("i32", x[r], place_of_four))
                     sums[r] = _four_products(text, sums[r], weights, four, fast)
         kind = "half" if half else "float"
-        of_weights = text.load(f"<16 x {kind}>", "%of_codes", place, align=2)
-        of_weights = text.set(f"fpext <16 x half> {of_weights} to <16 x float>") if half else of_weights
-        for r in range(count):
-            number = text.set(f"sitofp <16 x i32> {sums[r]} to <16 x float>")
-            scale = text.splat("float", text.load("float", "%scales", own[r]))
-            scale = text.set(f"fmul <16 x float> {of_weights}, {scale}")
-            operands = f"<16 x float> {number}, <16 x float> {scale}, <16 x float> %old{r}"
-            text(f"%new{r} = call <16 x float> @llvm.fmuladd.v16f32({operands})")
+        of_weights = [text.load(f"<16 x {kind}>", "%of_codes", place, align=2) for place in places]
+        if half:
+            of_weights = [text.set(f"fpext <16 x half> {of} to <16 x float>") for of in of_weights]
+        scales = [text.splat("float", text.load("float", "%scales", own[r])) for r in range(count)]
+        for (p, r), total in zip(lanes, sums, strict=True):
+            number = text.set(f"sitofp <16 x i32> {total} to <16 x float>")
+            scale = text.set(f"fmul <16 x float> {of_weights[p]}, {scales[r]}")
+            operands = f"<16 x float> {number}, <16 x float> {scale}, <16 x float> %old{p}_{r}"
+            text(f"%new{p}_{r} = call <16 x float> @llvm.fmuladd.v16f32({operands})")
     text(f"%next_b = add i64 %b, {_PAIRS if bits == 16 else 1}\n%more_b = icmp ult i64 %next_b, %blocks")
     text("br i1 %more_b, label %block, label %tile_end\ntile_end:")
-    column = text.set(f"mul i64 {text.set('sub i64 %t, %begin')}, {LANES}")
-    for r in range(count):
-        place = text.set(f"add i64 {column}, {text.set(f'mul i64 %N, {r}')}")
-        text(f"store <16 x float> %new{r}, ptr {text.at('float', '%out', place)}, align 4")
-    text("%next_t = add i64 %t, 1\n%more_t = icmp ult i64 %next_t, %end")
+    columns = [text.set(f"mul i64 {text.set(f'sub i64 {tile}, %begin')}, {LANES}") for tile in own_tiles]
+    for p, r in lanes:
+        place = text.set(f"add i64 {columns[p]}, {text.set(f'mul i64 %N, {r}')}")
+        text(f"store <16 x float> %new{p}_{r}, ptr {text.at('float', '%out', place)}, align 4")
+    text(f"%next_t = add i64 %t, {len(pair)}\n%more_t = icmp ult i64 %next_t, %end")
     text("br i1 %more_t, label %tile, label %last\nlast:")
     if tiles:
         text("call void @llvm.x86.tilerelease()")
     text("ret void\n}")
     return "\n".join(text.lines)
+
+
+def _ask_ahead(text: Text, codes: str, count: int) -> None:
+    """Ask for so many bytes of the weights that will be needed after those at `codes`."""
+    for n in range(0, count, 64):
+        text(f"call void @llvm.prefetch.p0(ptr {text.at('i8', codes, _AHEAD_BYTES + n)}, i32 0, i32 3, i32 1)")
 
 
 def _fours(text: Text, codes: str, bits: int, block: int):

@@ -3,8 +3,12 @@
 XLA computes operations side by side only where more than eight wait, so two halves of a matmul that are two operations
 are computed one after the other. Here a handler asks the pool for help and begins. Who comes late finds nothing left.
 
-A job is the pieces taken, the pieces done, how many hold it, how many pieces there are, the handler's frame and a
-number of its own. The last one who holds a job frees it.
+A thread that sleeps wakes up too late: 45 us after the last piece of work a matrix of 576 x 1,536 took as long on two
+cores as on one (docs/design/decoding-on-a-cpu.md). So a helper stays for a while, and handlers put the next job in a
+box that all of them know. Whoever takes it out helps; if nobody does, the handler takes it back.
+
+A job is the pieces taken, the pieces done, how many hold it, how many pieces there are, the handler's frame, a number
+of its own and the function that works on it. The last one who holds a job frees it.
 """
 
 import re
@@ -13,11 +17,14 @@ from pathlib import Path
 
 import jax
 
+from tpullm.model import cpu_code
 from tpullm.model.cpu_code import Text
 from tpullm.system.process import cores
 
 _FIRST = 6  # fields of `XLA_FFI_Api` before its functions, of 8 bytes each
-_TAKEN, _DONE, _HELD, _COUNT, _FRAME, _OWN = range(6)
+_TAKEN, _DONE, _HELD, _COUNT, _FRAME, _OWN, _WORK = range(7)
+_STAYING = 8  # the place in the box, after the job, of how many helpers look into it; in another line of the cache
+_LOOKS = 256  # into the box, before a helper goes; after each it lets other threads run. About 100 us
 
 
 @cache
@@ -35,10 +42,17 @@ def functions(helpers: int | None = None) -> str:
         helpers: threads that are asked; None is one for each other core.
     """
     helpers = cores() - 1 if helpers is None else helpers
-    return "\n".join([_DECLARED, _work(), _help(), _pieces(helpers)])
+    cpu_code.share("tpullm_box", _BOX)
+    return "\n".join([_DECLARED, _work(), _left(), _help(helpers), _pieces(helpers)])
 
 
+_BOX = """
+@box = internal global [16 x i64] zeroinitializer, align 64
+define ptr @tpullm_box() {
+  ret ptr @box
+}"""
 _DECLARED = """
+declare ptr @tpullm_box()
 declare ptr @malloc(i64)
 declare void @free(ptr)
 declare i32 @sched_yield()"""
@@ -58,24 +72,48 @@ def _work() -> str:
     return "\n".join(text.lines)
 
 
-def _help() -> str:
-    """What the pool calls."""
+def _left() -> str:
+    """Hold a job no longer."""
     text = Text()
     text("define private void @left(ptr %job) {\nbegin:")
     held = text.set(f"atomicrmw sub ptr {text.at('i64', '%job', _HELD)}, i64 1 acq_rel")
     text(f"%last = icmp eq i64 {held}, 1\nbr i1 %last, label %free, label %end\nfree:")
     text("call void @free(ptr %job)\nbr label %end\nend:\nret void\n}")
-    text("define void @help(ptr %job) {\ncall void @work(ptr %job)\ncall void @left(ptr %job)\nret void\n}")
+    return "\n".join(text.lines)
+
+
+def _help(helpers: int) -> str:
+    """What the pool calls: work on a job, then on those that come into the box."""
+    text = Text()
+    text("define void @help(ptr %asked) {\nbegin:")
+    box = text.set("call ptr @tpullm_box()")
+    staying = text.at("i64", box, _STAYING)
+    text("br label %do\ndo:\n%job = phi ptr [ %asked, %begin ], [ %found, %take ]")
+    text(f"call void {text.load('ptr', '%job', _WORK, 8)}(ptr %job)\ncall void @left(ptr %job)")
+    others = text.set(f"atomicrmw add ptr {staying}, i64 1 acq_rel")
+    text(f"%few = icmp ult i64 {others}, {helpers}\nbr i1 %few, label %look, label %go\nlook:")
+    text("%looks = phi i64 [ 0, %do ], [ %next, %empty ]")
+    there = text.set(f"load atomic i64, ptr {box} acquire, align 8")
+    text(f"%any = icmp ne i64 {there}, 0\nbr i1 %any, label %try, label %empty\ntry:")
+    taken = text.set(f"atomicrmw xchg ptr {box}, i64 0 acq_rel")
+    text(f"%found = inttoptr i64 {taken} to ptr\n%mine = icmp ne i64 {taken}, 0")
+    text("br i1 %mine, label %take, label %empty\ntake:")
+    text.set(f"atomicrmw sub ptr {staying}, i64 1 acq_rel")
+    text("br label %do\nempty:\ncall i32 @sched_yield()\n%next = add i64 %looks, 1")
+    text(f"%again = icmp ult i64 %next, {_LOOKS}\nbr i1 %again, label %look, label %go\ngo:")
+    text.set(f"atomicrmw sub ptr {staying}, i64 1 acq_rel")
+    text("ret void\n}")
     return "\n".join(text.lines)
 
 
 def _pieces(helpers: int) -> str:
     text = Text()
     text("define private void @pieces(ptr %frame, i64 %count, i64 %own) {\nbegin:\n%asked = alloca [5 x i64]")
-    job = text.set("call ptr @malloc(i64 48)")
+    job, box = text.set("call ptr @malloc(i64 56)"), text.set("call ptr @tpullm_box()")
     values = {_TAKEN: "i64 0", _DONE: "i64 0", _HELD: "i64 1", _COUNT: "i64 %count", _FRAME: "ptr %frame"}
-    for place, value in (values | {_OWN: "i64 %own"}).items():
+    for place, value in (values | {_OWN: "i64 %own", _WORK: "ptr @work"}).items():
         text(f"store {value}, ptr {text.at('i64', job, place)}")
+    number = text.set(f"ptrtoint ptr {job} to i64")
     api, context = text.load("ptr", "%frame", 2), text.load("ptr", "%frame", 3)
     schedule, destroy = (
         text.load("ptr", api, _FIRST + _functions().index(f"XLA_FFI_{name}"))
@@ -84,6 +122,10 @@ def _pieces(helpers: int) -> str:
     most = text.set(f"call i64 @llvm.umin.i64(i64 {helpers}, i64 {text.whole('sub', '%count', 1)})")
     with text.loop(0, most):
         text.set(f"atomicrmw add ptr {text.at('i64', job, _HELD)}, i64 1 acq_rel")
+        staying = text.set(f"load atomic i64, ptr {text.at('i64', box, _STAYING)} acquire, align 8")
+        text(f"%awake = icmp ne i64 {staying}, 0\nbr i1 %awake, label %offer, label %schedule\noffer:")
+        offered = text.set(f"cmpxchg ptr {box}, i64 0, i64 {number} acq_rel acquire")
+        text(f"%in = extractvalue {{i64, i1}} {offered}, 1\nbr i1 %in, label %helped, label %schedule\nschedule:")
         for place, value in enumerate(("i64 40", "ptr null", f"ptr {context}", "ptr @help", f"ptr {job}")):
             text(f"store {value}, ptr {text.at('i64', '%asked', place)}")
         error = text.set(f"call ptr {schedule}(ptr %asked)")
@@ -91,7 +133,10 @@ def _pieces(helpers: int) -> str:
         for place, value in enumerate(("i64 24", "ptr null", f"ptr {error}")):
             text(f"store {value}, ptr {text.at('i64', '%asked', place)}")
         text(f"call void {destroy}(ptr %asked)\ncall void @left(ptr {job})\nbr label %helped\nhelped:")
-    text(f"call void @work(ptr {job})\nbr label %wait\nwait:")
+    text(f"call void @work(ptr {job})")
+    back = text.set(f"cmpxchg ptr {box}, i64 {number}, i64 0 acq_rel acquire")
+    text(f"%out = extractvalue {{i64, i1}} {back}, 1\nbr i1 %out, label %back, label %wait\nback:")
+    text(f"call void @left(ptr {job})\nbr label %wait\nwait:")
     done = text.set(f"load atomic i64, ptr {text.at('i64', job, _DONE)} acquire, align 8")
     text(f"%ready = icmp uge i64 {done}, %count\nbr i1 %ready, label %end, label %yield\nyield:")
     text(f"call i32 @sched_yield()\nbr label %wait\nend:\ncall void @left(ptr {job})\nret void\n}}")

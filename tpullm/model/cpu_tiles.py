@@ -7,7 +7,7 @@ each block has a scale of its own; they are exact, so the numbers are those of o
 """
 
 import ctypes
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 
 from tpullm.model import cpu_code
@@ -15,7 +15,8 @@ from tpullm.model.cpu_code import Text
 from tpullm.model.platform import LANES
 
 GROUPS = {2 * LANES: LANES + 1, LANES: 1}  # of bfloat16: rows that a function takes at most, and at least
-ROWS = (16, 8)  # of integers; fewer are multiplied faster without tiles
+ROWS = {8: (16, 8, 4, 2), 4: (16, 8)}  # of integers of so many bits; fewer are multiplied faster without tiles
+ROWS_OF_PAIRS = 8  # of integers: so many rows, or fewer, take two tiles of the matrix at a time
 _UNIT_BYTES, _ROW_BYTES = 1024, 64  # of a register
 _SUMS, _INPUTS, _WEIGHTS = ((0, 1), (2, 3)), (4, 5), (6, 7)  # registers; sums by group of rows and tile of the matrix
 DECLARED = """
@@ -55,29 +56,36 @@ def _configure(text: Text, rows: dict[int, int | str], widths: dict[int, int]) -
     text("call void @llvm.x86.ldtilecfg(ptr %settings)")
 
 
-def prepare(text: Text, count: int, block: int) -> None:
-    """At the begin of a function of so many rows of integers, with a scale for so many inputs."""
-    _configure(text, {0: count, 4: count, 6: block // 4}, {4: block})
-    text(f"%products = alloca [{_UNIT_BYTES} x i8], align 64\n%bytes = alloca [{LANES * block} x i8], align 64")
+def prepare(text: Text, count: int, block: int, pair: int) -> None:
+    """At the begin of a function of so many rows of integers, with a scale for so many inputs; `pair`: how many tiles
+    of the matrix it multiplies at a time.
+    """
+    rows = dict.fromkeys((*_SUMS[0], _INPUTS[0]), count) | dict.fromkeys(_WEIGHTS, block // 4)
+    _configure(text, rows, {_INPUTS[0]: block})
+    for p in range(pair):
+        text(f"%products{p} = alloca [{_UNIT_BYTES} x i8], align 64")
+        text(f"%bytes{p} = alloca [{LANES * block} x i8], align 64")
 
 
-def products(text: Text, count: int, x: str, weights: str | Iterable[tuple[int, str]]) -> list[str]:
-    """Of a block, the sums of products of so many rows with 16 outputs.
+def products(text: Text, count: int, x: str, weights: Sequence[str | Iterable[tuple[int, str]]]) -> list[list[str]]:
+    """Of a block, the sums of products of so many rows with 16 outputs of each of one or two tiles of the matrix.
 
     Args:
         x: where the integers of the first row are; those of others are `%K` bytes after each other.
-        weights: where they are, a byte each, or four inputs each with their place.
+        weights: of each tile where they are, a byte each, or four inputs each with their place.
     """
-    if not isinstance(weights, str):
-        for place, four in weights:
-            text(f"store <64 x i8> {four}, ptr {text.at('<64 x i8>', '%bytes', place)}, align 64")
-        weights = "%bytes"
-    text("call void @llvm.x86.tilezero(i8 0)")
-    _load(text, 4, x, "%K")
-    _load(text, 6, weights, _ROW_BYTES)
-    text("call void @llvm.x86.tdpbsud(i8 0, i8 4, i8 6)")
-    text(f"call void @llvm.x86.tilestored64(i8 0, ptr %products, i64 {_ROW_BYTES})")
-    return [text.load("<16 x i32>", "%products", row, align=64) for row in range(count)]
+    _load(text, _INPUTS[0], x, "%K")
+    for p, (own, sums, register) in enumerate(zip(weights, _SUMS[0], _WEIGHTS, strict=False)):
+        if not isinstance(own, str):
+            for place, four in own:
+                text(f"store <64 x i8> {four}, ptr {text.at('<64 x i8>', f'%bytes{p}', place)}, align 64")
+            own = f"%bytes{p}"
+        text(f"call void @llvm.x86.tilezero(i8 {sums})")
+        _load(text, register, own, _ROW_BYTES)
+        text(f"call void @llvm.x86.tdpbsud(i8 {sums}, i8 {_INPUTS[0]}, i8 {register})")
+        text(f"call void @llvm.x86.tilestored64(i8 {sums}, ptr %products{p}, i64 {_ROW_BYTES})")
+    rows = range(count)
+    return [[text.load("<16 x i32>", f"%products{p}", row, align=64) for row in rows] for p in range(len(weights))]
 
 
 def _rows(most: int, arguments: str) -> str:
