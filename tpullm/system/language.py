@@ -40,8 +40,11 @@ def chosen() -> str:
 
 
 def spoken(line: str) -> str:
-    """A line of ours in the language that is spoken; as it is if the catalogue has no template for it."""
-    return _japanese(line, NESTED) if chosen() == "ja" and _can_be_shown() else line
+    """A line of ours in the language that is spoken, as far to the right; as it is if the catalogue has no template."""
+    if chosen() != "ja" or not _can_be_shown():
+        return line
+    words = line.lstrip(" ") if line.startswith("  ") else line
+    return line[: len(line) - len(words)] + _japanese(words, NESTED)
 
 
 def _can_be_shown() -> bool:
@@ -93,6 +96,11 @@ def _counts(value: str) -> str:
     )
 
 
+def _list(value: str) -> str:
+    """`2 days, 3 dollars`, each in Japanese."""
+    return "、".join(_japanese(part, NESTED - 1) for part in value.split(", "))
+
+
 def _skipped(value: str) -> str:
     """`a.jpg, b.png (why); c.doc (why)`, each reason in Japanese."""
     found = re.findall(r"(.+?) \((.*?)\)(?:; |$)", value)
@@ -124,4 +132,4 @@ def _japanese(line: str, depth: int) -> str:
     return placed
 
 
-_LISTS = {"counts": _counts, "skipped": _skipped}  # values that are several lines
+_LISTS = {"counts": _counts, "list": _list, "skipped": _skipped}  # values that are several lines
