@@ -25,6 +25,7 @@ from tpullm.launch.google_api import Request
 from tpullm.launch.job import Job
 from tpullm.launch.record import Attempt, Outcome, Record, clock
 from tpullm.system.errors import TRY_AGAIN, Interrupted, TryAgain, UserError
+from tpullm.system.language import spoken
 from tpullm.system.log import say
 
 Result = TypeVar("Result")
@@ -260,7 +261,7 @@ def follow(job: Job, target: Target, pace: Pace = Pace(), stay: bool = True) -> 
                 if not stay and (isinstance(action, NoteActive) or (isinstance(action, Wait) and action.alive)):
                     return True
                 if isinstance(action, Wait) and action.reason != said:
-                    say(f"{job.name}: {action.reason}")
+                    say(f"{job.name}: {spoken(action.reason)}")
                     said = action.reason
                 time.sleep(perform(action, job, target, record, pace))
                 wait = pace.poll
@@ -269,8 +270,9 @@ def follow(job: Job, target: Target, pace: Pace = Pace(), stay: bool = True) -> 
                 time.sleep(wait)
                 wait = min(2 * wait, pace.longest_wait)
     except KeyboardInterrupt:
-        told = "no longer watched; the run goes on and costs. The same command watches it again"
-        raise Interrupted(f"{job.name}: {told}") from None
+        raise Interrupted(
+            f"{job.name}: no longer watched; the run goes on and costs. The same command watches it again"
+        ) from None
 
 
 def check_owner(job: Job, resources: Sequence[Resource]) -> Sequence[Resource]:
