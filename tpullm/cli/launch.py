@@ -22,7 +22,6 @@ from tpullm.launch.watch import Target
 from tpullm.recipe.parsing import Parser, settings_of
 from tpullm.system import storage
 from tpullm.system.errors import UserError
-from tpullm.system.language import spoken
 from tpullm.system.log import say
 
 # Module of each target in `tpullm.launch`.
@@ -151,7 +150,7 @@ def _start_launch(job: Job, target: Target, arguments: Any) -> int:
         else:
             watch.with_retries(lambda: watch.start_attempt(job, target, record, last.number + 1))
     for line in show.terms(job):
-        say(f"{job.name}: {spoken(line)}")
+        say(f"{job.name}: {line}")
     if watch.follow(job, target, stay=arguments.watch):
         say(show.what_now(job))
     return 0

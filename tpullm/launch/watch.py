@@ -25,7 +25,6 @@ from tpullm.launch.google_api import Request
 from tpullm.launch.job import Job
 from tpullm.launch.record import Attempt, Outcome, Record, clock
 from tpullm.system.errors import TRY_AGAIN, Interrupted, TryAgain, UserError
-from tpullm.system.language import spoken
 from tpullm.system.log import say
 
 Result = TypeVar("Result")
@@ -261,7 +260,7 @@ def follow(job: Job, target: Target, pace: Pace = Pace(), stay: bool = True) -> 
                 if not stay and (isinstance(action, NoteActive) or (isinstance(action, Wait) and action.alive)):
                     return True
                 if isinstance(action, Wait) and action.reason != said:
-                    say(f"{job.name}: {spoken(action.reason)}")
+                    say(f"{job.name}: {action.reason}")
                     said = action.reason
                 time.sleep(perform(action, job, target, record, pace))
                 wait = pace.poll

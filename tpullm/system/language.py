@@ -83,7 +83,9 @@ def _pattern(template: str) -> re.Pattern:
     found = re.escape(before)
     for name, after in zip(rest[::2], rest[1::2], strict=True):
         # A number, or `{count} tokens` is a list of words that ends so, and `line {line}` goes on to the next colon.
+        # A setting is one word, or `{setting} {value} is not known` has the place before it.
         value = r"(\d.*?)" if name == "count" else r"(\d+)" if before.endswith("line ") else "(.*?)"
+        value = r"([\w.]+)" if name == "setting" else value
         found, before = found + value + re.escape(after), after
     return re.compile(found, re.DOTALL)
 
@@ -129,6 +131,10 @@ def _japanese(line: str, depth: int) -> str:
             if "rest" not in named or named["rest"] not in line:
                 return whole
             placed = whole  # another template may have the rest with the place before it
+    if placed == line and depth:  # a line with its place before it, which may be any
+        place, _, rest = line.partition(": ")
+        told = _japanese(rest, depth - 1)
+        placed = line if told == rest else f"{_japanese(place, depth - 1)}：{told}"
     return placed
 
 
