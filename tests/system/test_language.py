@@ -66,7 +66,17 @@ ASSEMBLED += [
     "rows of 96 numbers are no multiple of the blocks of q4_k_m, so 2 of 9 matrices have more bits (2 q5_0 instead of "
     "q4_k): 9.0 MB; smaller are q4_0 8.0 MB"
 ]
-SPEAKERS = ("say", "warn", "UserError", "Interrupted", "TryAgain", "Unreadable", "EarlierAnswersChangeError")
+SPEAKERS = (
+    "say",
+    "warn",
+    "UserError",
+    "Interrupted",
+    "TryAgain",
+    "Unreadable",
+    "EarlierAnswersChangeError",
+    "error",
+    "warning",
+)
 
 
 FINDINGS = [

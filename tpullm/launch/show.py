@@ -78,9 +78,10 @@ def as_yaml(value: Any) -> str:
 
 def what_now(job: Job) -> str:
     """The line after a launch."""
-    watched = "the same command with --watch replaces lost machines and removes them at the end"
-    after = f"After {job.target}, `status` and `logs` show how it goes, `stop` removes all"
-    return f"{job.name}: launched; {watched}. {after}"
+    return (
+        f"{job.name}: launched; the same command with --watch replaces lost machines and removes them at the end. "
+        f"After {job.target}, `status` and `logs` show how it goes, `stop` removes all"
+    )
 
 
 def status(job: Job, attempts: Sequence[Attempt], resources: Sequence[Resource]) -> str:
