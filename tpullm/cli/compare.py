@@ -126,9 +126,9 @@ def _shared_held_out(found: list, words: list[str], limit: int) -> list:
     made = [manifest.finished_identity(of) if of and (of / manifest.FILE).exists() else "" for of in documents]
     for word, own in zip(words, made, strict=True):
         if not own or own != made[0]:
-            why = "has other documents than" if own else "has no held-out text of its run, as"
-            other = words[0] if own else "a comparison without --tasks and --text needs"
-            raise UserError(f"{word}: {why} {other}; say on what to compare, with --tasks or --text")
+            why = "has no held-out text of its run, as a comparison without --tasks and --text needs"
+            why = f"has other documents than {words[0]}" if own else why
+            raise UserError(f"{word}: {why}; say on what to compare, with --tasks or --text")
     texts = compared_texts.held_out_texts(found[0].model.run, limit)
     if not texts:
         raise UserError(f"{words[0]}: its run has no held-out text; say on what to compare, with --tasks or --text")

@@ -17,6 +17,7 @@ from tpullm.formats.models import left_out
 from tpullm.recipe.schema import Recipe
 from tpullm.run import manifest
 from tpullm.system.errors import UserError
+from tpullm.system.language import spoken
 from tpullm.tokenizer import Tokenizer
 from tpullm.tokenizer import load as load_tokenizer
 from tpullm.training import metrics
@@ -42,13 +43,14 @@ def main(recipe: Recipe, run: Path, arguments) -> None:
     if arguments.json:
         return print_json([{**dataclasses.asdict(piece), "text": text, **origin} for piece, text, origin in shown])
     epochs = ", ".join(f"{source} {epoch:.2f}" for source, epoch in stream.epoch_at(step).items())
-    print(f"step {step}: {len(pieces)} pieces in {stream.batch_size} rows; times read before it: {epochs}")
+    print(spoken(f"step {step}: {len(pieces)} pieces in {stream.batch_size} rows; times read before it: {epochs}"))
     rows = metrics.read_rows(stage / metrics.FILE) if (stage / metrics.FILE).exists() else []
     for bad in (bad for row in rows for bad in row.get("skipped", []) if bad["step"] == step + 1):  # from 1
-        print(f"this step was skipped: loss {bad['loss']}, gradient norm {bad['grad_norm']}")
+        print(spoken(f"this step was skipped: loss {bad['loss']}, gradient norm {bad['grad_norm']}"))
     for piece, text, origin in shown:
         tokens = f"{piece.start}-{piece.start + piece.length - 1}"
-        print(f"row {piece.row:<4} {piece.source:<12} {piece.id}  tokens {tokens:<12} {text}")
+        row, of = spoken("row"), spoken("tokens")
+        print(f"{row} {piece.row:<4} {piece.source:<12} {piece.id}  {of} {tokens:<12} {text}")
         if origin:
             print(f"         {described_origin(origin)}")
 
@@ -68,7 +70,7 @@ def origins_of(documents: Path, pieces: Sequence[Placed]) -> list[dict[str, str]
 
 def described_origin(origin: dict[str, str]) -> str:
     """Where a document comes from, in one line: what is known of it."""
-    place = " ".join(filter(None, (origin["file"], origin["record"]))) or "generated"
+    place = " ".join(filter(None, (origin["file"], origin["record"]))) or spoken("generated")
     return "  ".join(filter(None, (origin["url"], origin["date"], place, origin["licence"])))
 
 

@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 from tpullm.cli.options import add_json, add_model, print_json
+from tpullm.system.language import spoken
 from tpullm.system.log import one_line, progress, say
 
 
@@ -49,7 +50,7 @@ def main(arguments) -> int:
         print_json([vars(finding) for finding in found])
     else:
         for finding in sorted(found, key=lambda finding: finding.severity):
-            print(one_line(f"{finding.severity}: {finding.what}"))
+            print(one_line(f"{spoken(finding.severity)}: {spoken(finding.what)}"))
         say(f"{path}: {len(found)} found" if found else f"{path}: nothing found")
     severities = {finding.severity for finding in found}
     return 3 if "error" in severities else 1 if severities else 0

@@ -156,14 +156,14 @@ def full_help(page: Page, width: int) -> str:
             entries += _key_entry(section, key, whole, width)
         lines += _section_with_title(section, entries, width, blank=bool(section.name))
     for note in page.notes:
-        lines += ["", *_wrapped_words(note.split(), width, "")]
+        lines += ["", *wrapped_words(note.split(), width, "")]
     return "\n".join(lines)
 
 
 def _usage_lines(page: Page, width: int) -> list[str]:
-    lines = _wrapped_words(f"{spoken('usage:')} {page.usage}".split(), width, "")
+    lines = wrapped_words(f"{spoken('usage:')} {page.usage}".split(), width, "")
     for paragraph in page.description.split("\n\n"):
-        lines += ["", *_wrapped_words(spoken(" ".join(paragraph.split())).split(), width, "")]
+        lines += ["", *wrapped_words(spoken(" ".join(paragraph.split())).split(), width, "")]
     lines += ["", spoken("Examples:"), *(f"  {example}" for example in page.examples)]
     names = min(NAMES, 4 + max((len(option.name) for option in page.options), default=0))
     if page.options:
@@ -183,7 +183,7 @@ def _in_a_row(section: Section, width: int) -> list[str]:
     """Keys and defaults one after the other."""
     told = [f"{key.name} {key.default}".strip() for key in section.keys]
     # A key and its default stay in one line.
-    lines = _wrapped_words([f"{each}," for each in told[:-1]] + told[-1:], width, "  ")
+    lines = wrapped_words([f"{each}," for each in told[:-1]] + told[-1:], width, "  ")
     return _section_with_title(section, lines, width)
 
 
@@ -192,14 +192,14 @@ def _count_of_keys(section: Section, width: int) -> list[str]:
     if section.same_as:
         return _in_a_row(section, width)
     title = f"{section.name}: a list" if section.repeated else _section_title(section)
-    return _wrapped_words(f"{title} ({len(section.keys)} keys)".split(), width, "")
+    return wrapped_words(f"{title} ({len(section.keys)} keys)".split(), width, "")
 
 
 def _section_with_title(section: Section, lines: Sequence[str], width: int, blank: bool = False) -> list[str]:
     if not section.name:
         return list(lines)
     keys = [] if section.same_as else lines
-    return [*([""] if blank else []), *_wrapped_words(_section_title(section).split(), width, ""), *keys]
+    return [*([""] if blank else []), *wrapped_words(_section_title(section).split(), width, ""), *keys]
 
 
 def _section_title(section: Section) -> str:
@@ -217,14 +217,14 @@ def _key_entry(section: Section, key: Key, explanation: str, width: int) -> list
 
 def _beside(name: str, explanation: str, column: int, width: int) -> list[str]:
     """A name, and its explanation in a column of its own."""
-    lines = _wrapped_words(explanation.split(), width - column, "") or [""]
+    lines = wrapped_words(explanation.split(), width - column, "") or [""]
     first, below = f"  {name}", [" " * column + line for line in lines]
     if cells(first) > column - 1:
         return [first, *below]
     return [first + " " * (column - cells(first)) + lines[0], *below[1:]]
 
 
-def _wrapped_words(words: Sequence[str], width: int, indent: str) -> list[str]:
+def wrapped_words(words: Sequence[str], width: int, indent: str) -> list[str]:
     """Words in lines, by the columns of a terminal, of which a Japanese character takes two."""
     lines: list[str] = []
     for word in words:

@@ -22,6 +22,7 @@ from tpullm.launch.watch import Target
 from tpullm.recipe.parsing import Parser, settings_of
 from tpullm.system import storage
 from tpullm.system.errors import UserError
+from tpullm.system.language import spoken
 from tpullm.system.log import say
 
 # Module of each target in `tpullm.launch`.
@@ -169,7 +170,8 @@ def upload_launch(job: Job) -> None:
 
 def _show_status(job: Job, target: Target, arguments: Any) -> int:
     resources = watch.with_retries(lambda: target.observe(job))
-    print(show.status(job, Record(job.folder).attempts(), resources) + show.trainings(job), end="")
+    told = show.status(job, Record(job.folder).attempts(), resources) + show.trainings(job)
+    print(*map(spoken, told.split("\n")), sep="\n", end="")
     return 0
 
 

@@ -12,6 +12,7 @@ from tpullm.hardware.topologies import Topology
 from tpullm.recipe.schema import Recipe
 from tpullm.system import storage
 from tpullm.system.errors import UserError
+from tpullm.system.language import spoken
 from tpullm.system.log import say
 
 COMPILED = 3  # of the best plans of a search
@@ -62,7 +63,8 @@ def main(recipe: Recipe, run: Path, arguments) -> int:
     if arguments.json:
         print_json({"version": VERSION, "recipe": recipe.name, "plans": [to_json(plan) for plan in plans]})
     else:
-        print(plan_tables.plan_details(plans[0]) if len(plans) == 1 else plan_tables.plans_side_by_side(plans))
+        told = plan_tables.plan_details(plans[0]) if len(plans) == 1 else plan_tables.plans_side_by_side(plans)
+        print(*map(spoken, told.split("\n")), sep="\n")
     if target:
         best, topology = plans[0], plans[0].chosen.setting.topology
         if not best.fits:

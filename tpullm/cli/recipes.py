@@ -4,12 +4,13 @@ The machine, the time and the result of each come from the comment at the top of
 """
 
 import shutil
-import textwrap
 from pathlib import Path
 
+from tpullm.cli.help import wrapped_words
 from tpullm.cli.options import add_json, print_json
 from tpullm.recipe import shipped
 from tpullm.system.errors import UserError
+from tpullm.system.language import spoken
 
 
 def add_arguments(parser) -> None:
@@ -30,11 +31,11 @@ def main(arguments) -> None:
         return print_json([{"name": name} | head for name, head in heads.items()])
     width, first = min(shutil.get_terminal_size().columns, 100), max(map(len, heads)) + 2
     for name, head in heads.items():
-        texts = (head["title"], f"{head['hardware']}, {head['time']}", head["result"])
-        block = [line for text in texts for line in textwrap.wrap(text, width - first)]
+        texts = (head["title"], spoken(head["hardware"]) + spoken(", ") + spoken(head["time"]), head["result"])
+        block = [line for text in texts for line in wrapped_words(spoken(text).split(), width - first, "")]
         print(f"{name:<{first}}{block[0]}", *(" " * first + line for line in block[1:]), "", sep="\n")
-    print("To run one:   tpullm run quickstart\nTo edit one:  tpullm recipes quickstart > mine.yaml")
-    print("              tpullm run mine.yaml")
+    print(spoken("To run one:   tpullm run quickstart"))
+    print(spoken("To edit one:  tpullm recipes quickstart > mine.yaml"), "              tpullm run mine.yaml", sep="\n")
 
 
 def _size(hardware: str) -> tuple[bool, int]:

@@ -11,6 +11,7 @@ from tpullm.hardware import topologies
 from tpullm.recipe.mesh_axes import AXES
 from tpullm.recipe.schema import Recipe
 from tpullm.system.errors import UserError
+from tpullm.system.language import spoken
 
 
 def add_arguments(parser) -> None:
@@ -39,14 +40,17 @@ def main(recipe: Recipe, run: Path, arguments) -> None:
         ]
         sizes = " × ".join(f"{size:,}" for size in row["shape"])
         dimensions, megabytes = ", ".join(row["axes"]), f"{row['bytes_a_device'] / 1e6:,.2f}"
-        rows.append((row["parameter"], dimensions, sizes, ", ".join(split) or "whole on each device", megabytes))
+        rows.append(
+            (row["parameter"], dimensions, sizes, ", ".join(split) or spoken("whole on each device"), megabytes)
+        )
     title = f"{found['parameters']:,} parameters on {found['devices']:,} device(s): {mesh}"
     header = ("parameter", "dimensions", "sizes", "split over", "MB a device")
     show(title, header, rows, right=(4,), folded=(1, 3, 4), on=Console(highlight=False, width=120))
-    print(
+    told = (
         f"parameters {found['bytes_a_device'] / 1e6:,.1f} MB a device; with gradients and what {found['optimizer']} "
         f"keeps {found['training_bytes_a_device'] / 1e6:,.1f} MB (activations come on top)"
     )
+    print(spoken(told))
 
 
 def layouts(recipe: Recipe, run: Path, devices: int = 0) -> dict:

@@ -20,6 +20,7 @@ from tpullm.recipe.schema import Recipe
 from tpullm.run import manifest
 from tpullm.system import log
 from tpullm.system.errors import UserError
+from tpullm.system.language import spoken
 from tpullm.system.process import cores
 
 SHOWN_STEPS = 10
@@ -52,16 +53,17 @@ def main(recipe: Recipe, run: Path, arguments) -> None:
         found = [{**dataclasses.asdict(hit), "steps": own} for hit, own in zip(hits, steps, strict=True)]
         return print_json(found)
     if not hits:
-        return print(f"no document of {documents} has it")
-    print(f"{len(hits):,} documents have it, {sum(hit.number >= 0 for hit in hits):,} of them for training")
+        return print(spoken(f"no document of {documents} has it"))
+    training = sum(hit.number >= 0 for hit in hits)
+    print(spoken(f"{len(hits):,} documents have it, {training:,} of them for training"))
     for hit, own in list(zip(hits, steps, strict=True))[:SHOWN_DOCUMENTS]:
-        print(f"{hit.source:<12} {hit.facts['hash'][:16]}  {hit.fate}: {hit.shown}")
+        print(f"{hit.source:<12} {hit.facts['hash'][:16]}  {spoken(hit.fate)}: {hit.shown}")
         print(f"         {described_origin(hit.facts)}")
         if own:
             more = f" and {len(own) - SHOWN_STEPS:,} more" if len(own) > SHOWN_STEPS else ""
-            print(f"         read in the steps {', '.join(map(str, own[:SHOWN_STEPS]))}{more}")
+            print(spoken(f"         read in the steps {', '.join(map(str, own[:SHOWN_STEPS]))}{more}"))
     if len(hits) > SHOWN_DOCUMENTS:
-        print(f"and {len(hits) - SHOWN_DOCUMENTS:,} more; --json has all")
+        print(spoken(f"and {len(hits) - SHOWN_DOCUMENTS:,} more; --json has all"))
 
 
 def read_in(recipe: Recipe, run: Path, hits: Sequence[Hit]) -> list[list[int]]:

@@ -22,19 +22,13 @@ def show_tasks(results: dict[str, Any]) -> None:
     for task, figures in results["tasks"].items():
         shots = str(figures["settings"]["shots"])
         cells += [
-            (*(("", "") if number else (task, shots)), *map(_spoken, row))
+            (*(("", "") if number else (task, shots)), *map(spoken, row))
             for number, row in enumerate(task_rows(figures))
         ]
         cells.append(None)
     header = ("task", "shots", "what is measured", "score", "95 %", "of")
     title = f"{results['model']['name']} on tasks"
     show_table(title, header, cells, right=(1, 3, 4, 5), folded=(0, 1, 2), lines="all")
-
-
-def _spoken(cell: str) -> str:
-    """A cell in the language that is spoken, as far to the right as it is."""
-    words = cell.lstrip(" ")
-    return " " * (len(cell) - len(words)) + spoken(words)
 
 
 def task_rows(figures: dict[str, Any]) -> Iterator[Row]:

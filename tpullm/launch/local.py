@@ -48,7 +48,8 @@ def dry_run(job: Job) -> str:
         {"environment": _process_variables(job, n), "command": shlex.join(_process_command(job, n, address))}
         for n in numbers
     ]
-    return "# What `tpullm launch local` would start; nothing was.\n" + show.as_yaml({"processes": processes})
+    head = show.comment("What `tpullm launch local` would start; nothing was.")
+    return head + show.as_yaml({"processes": processes})
 
 
 def run(job: Job, line: Callable[[int, str], None]) -> int:

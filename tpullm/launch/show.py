@@ -13,6 +13,7 @@ from tpullm.launch.record import Attempt, Record
 from tpullm.launch.watch import Resource, Target
 from tpullm.run import hours
 from tpullm.system import storage
+from tpullm.system.language import spoken
 
 SECONDS_BETWEEN_LOOKS = 5.0
 ATTEMPTS_SHOWN = 5
@@ -22,15 +23,19 @@ def dry_run(job: Job, target: Target) -> str:
     """All files and requests of a launch's first attempt, as YAML."""
     files = [{"path": job.wheel, "bytes": len(code.wheel().content)}, {"path": job.spec_path, "content": job.spec()}]
     requests = [request.rest() for request in target.requests(job, 1)]
-    lines = [f"What `tpullm launch {job.target}` would put and send; nothing was.", *terms(job)]
-    head = "".join(f"# {line}\n" for line in lines)
-    return head + as_yaml({"name": job.name, "files": files, "requests": requests})
+    head = f"What `tpullm launch {job.target}` would put and send; nothing was."
+    return comment(head, *terms(job)) + as_yaml({"name": job.name, "files": files, "requests": requests})
 
 
 def networks(config: LaunchConfig, requests: Sequence[Request]) -> str:
     """The requests that make the networks between GPUs, as YAML."""
-    head = "# What `tpullm launch compute networks` would send; nothing was. Networks cost nothing.\n"
+    head = comment("What `tpullm launch compute networks` would send; nothing was. Networks cost nothing.")
     return head + as_yaml({"name": config.gpu_network, "requests": [request.rest() for request in requests]})
+
+
+def comment(*lines: str) -> str:
+    """Lines above the YAML of a dry run, in the language that is spoken."""
+    return "".join(f"# {spoken(line)}\n" for line in lines)
 
 
 def terms(job: Job) -> list[str]:
@@ -41,8 +46,10 @@ def terms(job: Job) -> list[str]:
     default = f"the project's default service account, which may change much more than the bucket ({instead})"
     cost = f"What they cost is not known: {config.machine} has no list price on demand."
     if dollars is not None:
-        most = f"{dollars * config.max_hours:,.2f} $ until then ({dollars:,.2f} $/h, the list price on demand)"
-        cost = f"All of an attempt together cost at most {most}."
+        cost = (
+            f"All of an attempt together cost at most {dollars * config.max_hours:,.2f} $ until then "
+            f"({dollars:,.2f} $/h, the list price on demand)."
+        )
     lines = [
         f"Machines run as {account or default}, with the scopes {scopes}.",
         f"A machine ends after {config.max_hours:g} hours at the latest (max_hours). {cost}",
@@ -71,9 +78,10 @@ def as_yaml(value: Any) -> str:
 
 def what_now(job: Job) -> str:
     """The line after a launch."""
-    watched = "the same command with --watch replaces lost machines and removes them at the end"
-    after = f"After {job.target}, `status` and `logs` show how it goes, `stop` removes all"
-    return f"{job.name}: launched; {watched}. {after}"
+    return (
+        f"{job.name}: launched; the same command with --watch replaces lost machines and removes them at the end. "
+        f"After {job.target}, `status` and `logs` show how it goes, `stop` removes all"
+    )
 
 
 def status(job: Job, attempts: Sequence[Attempt], resources: Sequence[Resource]) -> str:

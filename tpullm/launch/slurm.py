@@ -99,7 +99,7 @@ def dry_run(job: Job) -> str:
     from tpullm.launch import show
 
     what = show.as_yaml({"command": "sbatch --parsable", "script": batch_script(job)})
-    return "# What `tpullm launch slurm` would submit; nothing was.\n" + what
+    return show.comment("What `tpullm launch slurm` would submit; nothing was.") + what
 
 
 def submit(job: Job) -> str:

@@ -269,8 +269,9 @@ def follow(job: Job, target: Target, pace: Pace = Pace(), stay: bool = True) -> 
                 time.sleep(wait)
                 wait = min(2 * wait, pace.longest_wait)
     except KeyboardInterrupt:
-        told = "no longer watched; the run goes on and costs. The same command watches it again"
-        raise Interrupted(f"{job.name}: {told}") from None
+        raise Interrupted(
+            f"{job.name}: no longer watched; the run goes on and costs. The same command watches it again"
+        ) from None
 
 
 def check_owner(job: Job, resources: Sequence[Resource]) -> Sequence[Resource]:

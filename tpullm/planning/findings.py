@@ -102,8 +102,8 @@ Found = Iterator[tuple[str, str, str, int, float]]
 def _whole_all_gathers(look: Look) -> Found:
     most = 4 * look.largest_parameter  # bytes in float32, the widest type of a matmul
     for place, items in _by_place(item for item in look.collectives("all-gather") if item.bytes > most):
-        what = f"more than one layer's parameter is gathered at once ({memory(items[0].bytes)}"
-        what += f", where the largest has {memory(most)})"
+        sizes = f"{memory(items[0].bytes)}, where the largest has {memory(most)}"
+        what = f"more than one layer's parameter is gathered at once ({sizes})"
         yield place, what, "gather it where it is used, in the loop over layers", *_total_cost(items)
 
 

@@ -6,6 +6,7 @@ from tpullm.planning.plans import Plan
 from tpullm.planning.program import stage_of
 from tpullm.planning.search import Candidate, why_behind
 from tpullm.report.tables import aligned, bar
+from tpullm.system.language import spoken
 from tpullm.system.words import compact, long_time, moment, size
 
 GIB = 1 << 30
@@ -16,9 +17,9 @@ def plan_details(plan: Plan) -> str:
     """All about one plan; without time and price if it does not fit."""
     parts = [_head_lines(plan), _memory_table(plan)]
     if plan.advice:
-        over = f"IT DOES NOT FIT: {plan.advice.over_bytes / GIB:.2f} GiB a chip are missing"
+        over = f"{plan.advice.over_bytes / GIB:.2f} GiB"
         largest = f"{plan.advice.largest} is largest, {plan.advice.largest_bytes / GIB:.2f} GiB"
-        parts.append(f"{over}; {largest}; {_cure_line(plan)}")
+        parts.append(f"IT DOES NOT FIT: {over} a chip are missing; {largest}; {_cure_line(plan)}")
     parts += [_time_table(plan), _run_lines(plan)] if plan.fits else []
     parts += [_search_table(plan)] if plan.found else []
     parts += [*([_compiled_lines(plan)] if plan.proven else []), _uncounted(plan)]
@@ -35,13 +36,14 @@ def plans_side_by_side(plans: list[Plan]) -> str:
     ]
     for plan in plans:
         found, run, topology = plan.chosen.estimate, plan.run, plan.chosen.setting.topology
-        memory = f"{plan.chosen.memory.peak / GIB:.1f} of {plan.chosen.setting.device.hbm_bytes / GIB:.1f}"
+        limit = spoken(f"of {plan.chosen.setting.device.hbm_bytes / GIB:.1f}")
+        memory = f"{plan.chosen.memory.peak / GIB:.1f} {limit}"
         if plan.fits:
             speed = moment(found.step_seconds), f"{found.tokens_per_second:,.0f}", f"{found.mfu:.0%}"
             days = f"{run.days:,.1f}" if run.days >= 0.05 else "< 0.1"
             cells = [*speed, days, *(_dollars(run.dollars[kind]) if kind in run.dollars else "-" for kind in kinds)]
-            compiled = f"; compiled: {moment(plan.proofs[0].step_seconds)} a step" if plan.proofs else ""
-            note = _command_keys(plan.chosen) + compiled
+            note = _command_keys(plan.chosen)
+            note = f"{note}; compiled: {moment(plan.proofs[0].step_seconds)} a step" if plan.proofs else note
         else:
             cells = ["-"] * (4 + len(kinds))
             note = "DOES NOT FIT" + (f"; {_cure_line(plan)}" if plan.advice else ", says the compiler")
@@ -57,10 +59,10 @@ def _head_lines(plan: Plan) -> str:
     topology, run = plan.chosen.setting.topology, plan.run
     config = stage_of(plan.recipe, plan.chosen.setting.key).config
     what = f"{topology.chips:,} {'chip' if isinstance(topology, Topology) else 'device'}{'s' * (topology.chips > 1)}"
-    tokens = f"{run.steps:,} steps of {config.batch_size * config.sequence_length:,} tokens"
+    tokens = f"{config.batch_size * config.sequence_length:,} tokens"
     # 0 is the platform's choice
     keys = ", ".join(f"{key} {value}" for key, value in plan.chosen.keys().items() if value)
-    return f"{plan.recipe.name} on {topology}, {what}, {tokens}\n{keys}"
+    return f"{plan.recipe.name} on {topology}, {what}, {run.steps:,} steps of {tokens}\n{keys}"
 
 
 def _memory_table(plan: Plan) -> str:
@@ -84,12 +86,12 @@ def _time_table(plan: Plan) -> str:
     shown = {name: value for name, value in found.parts.items() if value > SMALL * found.step_seconds}
     shares = {name: value / found.step_seconds for name, value in shown.items()}
     rows = [(name, moment(shown[name]), f"{share:.0%}", bar(share)) for name, share in shares.items()]
-    speed = f"{found.tokens_per_second:,.0f} tokens/s a chip, MFU {found.mfu:.0%}"
-    told = f"a step: {moment(found.step_seconds)}, {speed}\n{aligned(rows)}\n"
+    step, speed = moment(found.step_seconds), f"{found.tokens_per_second:,.0f}"
+    told = f"a step: {step}, {speed} tokens/s a chip, MFU {found.mfu:.0%}\n{aligned(rows)}\n"
     # The step includes all blocking traffic, and a share of the overlapped traffic.
     beside = {True: "waited for", False: "beside the matmuls"}
     traffic = [
-        (f"  {one.axis}: {one.what}", size(one.received), moment(one.seconds), beside[one.waits])
+        (f"  {one.axis}: {spoken(one.what)}", size(one.received), moment(one.seconds), beside[one.waits])
         for one in found.transfers
     ]
     head = "traffic over the links to a chip in a step, and its time alone\n"
@@ -103,11 +105,11 @@ def _run_lines(plan: Plan) -> str:
     lines = [f"the whole run: {whole}"]
     if run.dollars and "given" not in run.dollars:
         lines.append(f"  list prices of {PRICES_DATE}; yours with --price GENERATION=DOLLARS a chip-hour")
-    files = f"token store {size(run.token_store_bytes)}, a checkpoint {size(run.checkpoint_bytes)}"
-    lines.append(f"  {files}, saved in {moment(run.save_seconds)} while training continues")
+    store, checkpoint, saving = size(run.token_store_bytes), size(run.checkpoint_bytes), moment(run.save_seconds)
+    lines.append(f"  token store {store}, a checkpoint {checkpoint}, saved in {saving} while training continues")
     if run.hours_between:
-        often = f"every {run.hours_between:g} hours in the mean, {run.interruptions:.1f} times"
-        lines.append(f"  interrupted {often}, {moment(run.restart_seconds)} to start again")
+        between, times, restart = f"{run.hours_between:g}", f"{run.interruptions:.1f}", moment(run.restart_seconds)
+        lines.append(f"  interrupted every {between} hours in the mean, {times} times, {restart} to start again")
         lines.append(f"  goodput {run.goodput:.1%}, in the days and dollars above")
     return "\n".join(lines)
 

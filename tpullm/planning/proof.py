@@ -276,6 +276,7 @@ def why_not_fit(job: Job, executable: Executable, state_bytes: int, limit_bytes:
             key = "set model.remat to full"
         else:
             key = "give mesh.sequence or mesh.tensor more devices, or take more chips"
-    needed = f"{executable.peak_bytes / 2**30:.1f} GiB a chip of {limit_bytes / 2**30:.1f}"
-    needed += " in an evaluation" * bool(executable.evaluation_bytes)  # if the step did not fit, it was not compiled
+    # If the step did not fit, the evaluation was not compiled.
+    moment = " in an evaluation" if executable.evaluation_bytes else ""
+    needed = f"{executable.peak_bytes / 2**30:.1f} GiB a chip of {limit_bytes / 2**30:.1f}{moment}"
     return f"does not fit: {needed}, by the compiler; largest are {what}: {key}"

@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Iterable, Sequence
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -48,15 +49,17 @@ def show(
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Columns as wide as their widest cell, the first and the last one left-aligned.
+    """Columns as wide as their widest cell, the first and the last one left-aligned, in the language that is spoken.
 
     If a row is wider than the terminal, each row's last cell goes to a line below.
     """
-    widths = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))]
+    rows = [[*map(spoken, row)] for row in rows]
+    widths = [max(cell_len(row[n]) for row in rows) for n in range(len(rows[0]))]
     wide = sum(widths) + 2 * (len(widths) - 1) > shutil.get_terminal_size((COLUMNS, 0)).columns
     lines = []
     for *cells, last in rows:
-        told = "  ".join(cell.rjust(widths[n]) if n else cell.ljust(widths[n]) for n, cell in enumerate(cells))
+        gaps = [" " * (widths[n] - cell_len(cell)) for n, cell in enumerate(cells)]
+        told = "  ".join(gap + cell if n else cell + gap for n, (gap, cell) in enumerate(zip(gaps, cells, strict=True)))
         lines.append((told if wide else f"{told}  {last}").rstrip())
         lines += [f"    {last}"] if wide and last else []
     return "\n".join(lines)

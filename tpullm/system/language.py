@@ -40,8 +40,11 @@ def chosen() -> str:
 
 
 def spoken(line: str) -> str:
-    """A line of ours in the language that is spoken; as it is if the catalogue has no template for it."""
-    return _japanese(line, NESTED) if chosen() == "ja" and _can_be_shown() else line
+    """A line of ours in the language that is spoken, as far to the right; as it is if the catalogue has no template."""
+    if chosen() != "ja" or not _can_be_shown():
+        return line
+    words = line.lstrip(" ") if line.startswith("  ") else line
+    return line[: len(line) - len(words)] + _japanese(words, NESTED)
 
 
 def _can_be_shown() -> bool:
@@ -80,7 +83,9 @@ def _pattern(template: str) -> re.Pattern:
     found = re.escape(before)
     for name, after in zip(rest[::2], rest[1::2], strict=True):
         # A number, or `{count} tokens` is a list of words that ends so, and `line {line}` goes on to the next colon.
+        # A setting is one word, or `{setting} {value} is not known` has the place before it.
         value = r"(\d.*?)" if name == "count" else r"(\d+)" if before.endswith("line ") else "(.*?)"
+        value = r"([\w.]+)" if name == "setting" else value
         found, before = found + value + re.escape(after), after
     return re.compile(found, re.DOTALL)
 
@@ -91,6 +96,11 @@ def _counts(value: str) -> str:
     return "、".join(
         f"{_japanese(why, 0)} {count}件" if count[:1].isdigit() else f"{count} {why}" for count, _, why in told
     )
+
+
+def _list(value: str) -> str:
+    """`2 days, 3 dollars`, each in Japanese."""
+    return "、".join(_japanese(part, NESTED - 1) for part in value.split(", "))
 
 
 def _skipped(value: str) -> str:
@@ -121,7 +131,11 @@ def _japanese(line: str, depth: int) -> str:
             if "rest" not in named or named["rest"] not in line:
                 return whole
             placed = whole  # another template may have the rest with the place before it
+    if placed == line and depth:  # a line with its place before it, which may be any
+        place, _, rest = line.partition(": ")
+        told = _japanese(rest, depth - 1)
+        placed = line if told == rest else f"{_japanese(place, depth - 1)}：{told}"
     return placed
 
 
-_LISTS = {"counts": _counts, "skipped": _skipped}  # values that are several lines
+_LISTS = {"counts": _counts, "list": _list, "skipped": _skipped}  # values that are several lines

@@ -73,8 +73,9 @@ def read(path: Path, kind: str, wanted: Wanted) -> Iterator[Raw]:
         yield from (_from_json(fields) for fields in batch)
         seconds, step = seconds + used, step + 1
         if seconds > FILE_SECONDS and not ended:
-            limit = f"takes more than {FILE_SECONDS} s of the processor"
-            raise opened.Unreadable(f"{limit}, so the rest is left out; split it")
+            raise opened.Unreadable(
+                f"takes more than {FILE_SECONDS} s of the processor, so the rest is left out; split it"
+            )
 
 
 def _from_json(fields: list) -> Raw:
