@@ -106,7 +106,8 @@ def pick(logits_BV, integers_B3, shares_B3, bias_BV, *, samples, top):
     """`sampling.pick` by numpy, without top-k, top-p and min-p."""
     logits_BV, integers_B3, shares_B3 = map(np.asarray, (logits_BV, integers_B3, shares_B3))
     biased_BV = np.array(logits_BV) if bias_BV is None else logits_BV + np.asarray(bias_BV)
-    assert samples or not shares_B3[:, 0].any()
+    if not samples:
+        shares_B3 = np.zeros((len(biased_BV), 3))
     for n in np.flatnonzero(shares_B3[:, 0]).tolist():
         of_token = np.random.default_rng(integers_B3[n, :2].astype(np.uint32))
         biased_BV[n] += shares_B3[n, 0] * of_token.gumbel(size=V)
