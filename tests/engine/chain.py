@@ -102,14 +102,13 @@ def scores(ids, model: int = 0) -> np.ndarray:
     return 3 * np.random.default_rng([model, zlib.crc32(ids.tobytes())]).standard_normal(V, np.float32)
 
 
-def pick(logits_BV, integers_B3, shares_B3, bias_BV, *, samples, top):
+def pick(logits_BV, integers_B3, shares_B3, bias_BV, *, top):
     """`sampling.pick` by numpy, without top-k, top-p and min-p."""
-    logits_BV, integers_B3, shares_B3 = map(np.asarray, (logits_BV, integers_B3, shares_B3))
+    logits_BV = np.asarray(logits_BV)
+    shares_B3 = np.zeros((len(logits_BV), 3)) if shares_B3 is None else np.asarray(shares_B3)
     biased_BV = np.array(logits_BV) if bias_BV is None else logits_BV + np.asarray(bias_BV)
-    if not samples:
-        shares_B3 = np.zeros((len(biased_BV), 3))
     for n in np.flatnonzero(shares_B3[:, 0]).tolist():
-        of_token = np.random.default_rng(integers_B3[n, :2].astype(np.uint32))
+        of_token = np.random.default_rng(np.asarray(integers_B3)[n, :2].astype(np.uint32))
         biased_BV[n] += shares_B3[n, 0] * of_token.gumbel(size=V)
     tokens_B = np.argmax(biased_BV, axis=1)
     logps_BV = logits_BV - np.log(np.exp(logits_BV).sum(axis=1, keepdims=True))
@@ -124,7 +123,7 @@ def alone(request: Request, model: int = 0) -> list[int]:
     while len(new) < request.tokens and len(request.ids) + len(new) < CONTEXT:
         logits_1V = scores([*request.ids, *new], model)[None]
         of = [[request.seed, len(request.ids) + len(new), 0]], [[sampling_.temperature, 1, 0]]
-        new.append(int(pick(logits_1V, *of, None, samples=True, top=0).tokens[0]))
+        new.append(int(pick(logits_1V, *of, None, top=0).tokens[0]))
         if new[-1] in request.stop_ids:
             break
     return new

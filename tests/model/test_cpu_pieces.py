@@ -9,8 +9,8 @@ from tpullm.model import cpu_code, cpu_pieces
 from tpullm.model.cpu_code import Text
 
 
-def counted(name: str, helpers: int) -> str:
-    """A handler: its result is zeros, then each piece but the last adds 7 and its number to its place, in a while."""
+def counted(name: str, helpers: int, times: int = 1) -> str:
+    """A handler: its result is zeros, then each piece but the last adds `times` 7 and its number to its place, slowly."""
     text = Text()
     text("declare i64 @llvm.umin.i64(i64, i64)\ndeclare void @llvm.memset.p0.i64(ptr, i8, i64, i1)")
     text(cpu_pieces.functions(helpers))
@@ -22,7 +22,8 @@ def counted(name: str, helpers: int) -> str:
     with text.loop(0, 1_000_000) as turn:
         text(f"store volatile i64 {turn}, ptr %spent")
     place = text.at("i32", text.data(text.result(0)), "%n")
-    added = text.set(f"trunc i64 {text.whole('add', '%n', '%own')} to i32")
+    added = text.whole("mul", text.whole("add", "%n", "%own"), times)
+    added = text.set(f"trunc i64 {added} to i32")
     total = text.set(f"add i32 {text.load('i32', place)}, {added}")
     text(f"store i32 {total}, ptr {place}\nret void\n}}")
     return cpu_code.register(name, "\n".join(text.lines))
@@ -36,6 +37,23 @@ def test_every_piece_is_done_once(helpers):
         call = jax.jit(lambda size=size: jax.ffi.ffi_call(target, jax.ShapeDtypeStruct((size,), jnp.int32))())
         for _ in range(30):
             np.testing.assert_array_equal(call(), [*(np.arange(size - 1) + 7), 0])
+
+
+def test_a_helper_of_one_handler_works_for_another():
+    """Who stays finds the next job in the box, which is of another handler with pieces of its own."""
+    one, other = (counted(f"counted_for_{times}", 1, times) for times in (1, 3))
+
+    @jax.jit
+    def both():
+        array, found = jax.ShapeDtypeStruct((20,), jnp.int32), []
+        for _ in range(20):  # each after the one before
+            for target in (one, other):
+                found.append(jax.ffi.ffi_call(target, array)(*found[-1:]))
+        return found
+
+    expected = np.append(np.arange(19) + 7, 0)
+    for place, found in enumerate(both()):
+        np.testing.assert_array_equal(found, expected * (1, 3)[place % 2])
 
 
 def test_names_of_xla_are_found():

@@ -69,7 +69,7 @@ def choose_next(
     known = [(n, one) for n, one in enumerate(asked) if one is not None]
     form = max((form_of(one.request) for _, one in known), default=form)
     if form == LIKELIEST:  # and nothing is moved to the device: 0.1 ms for each array
-        return run(pick, logits, None, None, None, samples=False, top=0)
+        return run(pick, logits, None, None, None, top=0)
     bias = np.zeros(logits.shape, np.float32) if form == ADJUSTED else None
     integers, shares = np.zeros((len(asked), 3), np.int32), np.zeros((len(asked), 3), np.float32)
     shares[:], integers[:, 2] = (GREEDY.temperature, GREEDY.top_p, GREEDY.min_p), GREEDY.top_k
@@ -88,7 +88,7 @@ def choose_next(
             bias[n, : len(allowed_V)][~allowed_V] = -np.inf
             bias[n, len(allowed_V) :] = -np.inf
     arrays = (None if array is None else put_whole(mesh, array, "batch", None) for array in (integers, shares, bias))
-    return run(pick, logits, *arrays, samples=form > LIKELIEST, top=MOST_TOP if form == ADJUSTED else 0)
+    return run(pick, logits, *arrays, top=MOST_TOP if form == ADJUSTED else 0)
 
 
 def fetched_choice(mesh: jax.sharding.Mesh, found: Choice) -> Choice:
@@ -96,20 +96,19 @@ def fetched_choice(mesh: jax.sharding.Mesh, found: Choice) -> Choice:
     return Choice(*(fetch_whole(mesh, array) for array in found))
 
 
-@partial(jax.jit, static_argnames=("samples", "top"))
-def pick(logits_BV, integers_B3, shares_B3, bias_BV, *, samples: bool, top: int) -> Choice:
+@partial(jax.jit, static_argnames=("top",))
+def pick(logits_BV, integers_B3, shares_B3, bias_BV, *, top: int) -> Choice:
     """Choose the next token of each row.
 
     Args:
-        integers_B3: of each row the seed, the position of the token that is chosen, and top-k.
-        shares_B3: its temperature, top-p and min-p.
+        integers_B3: of each row the seed, the position of the token that is chosen, and top-k; None samples nothing.
+        shares_B3: its temperature, top-p and min-p; None samples nothing.
         bias_BV: is added to the logits before sampling; None is nothing.
-        samples: whether any temperature may be above 0; if not, what is sampled by may be None.
         top: how many of the likeliest tokens are emitted.
     """
     logits_BV = jax.reshard(logits_BV, RULES.spec("batch", None))
     biased_BV = logits_BV if bias_BV is None else logits_BV + bias_BV
-    if samples:
+    if integers_B3 is not None:
         temperature, top_p, min_p = (shares_B3[:, n : n + 1] for n in range(3))
         sampling = Sampling(temperature, integers_B3[:, 2:], top_p, min_p)
         tokens_B = choose(biased_BV, sampling, integers_B3[:, 0].astype(jnp.uint32), integers_B3[:, 1])
