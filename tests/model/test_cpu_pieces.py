@@ -10,7 +10,7 @@ from tpullm.model.cpu_code import Text
 
 
 def counted(name: str, helpers: int, times: int = 1) -> str:
-    """A handler: its result is zeros, then each piece but the last adds `times` 7 and its number to its place, slowly."""
+    """A handler: its result is zeros, then each piece but the last adds 7 and its number, by `times`, to its place."""
     text = Text()
     text("declare i64 @llvm.umin.i64(i64, i64)\ndeclare void @llvm.memset.p0.i64(ptr, i8, i64, i1)")
     text(cpu_pieces.functions(helpers))
