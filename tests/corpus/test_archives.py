@@ -80,9 +80,9 @@ def test_a_bomb_is_refused_as_a_whole_and_what_is_beside_it_is_read(tmp_path):
     bomb(tmp_path / "bomb.zip")
     (tmp_path / "a.txt").write_text("Text.\n")
     (tmp_path / "broken.zip").write_bytes(b"PK\3\4 broken")
-    begin = time.process_time()
+    begin = time.thread_time()
     found = source_files.find(Source("s", "files", str(tmp_path)), tmp_path)
-    assert [file.path.name for file in found.files] == ["a.txt"] and time.process_time() - begin < 5
+    assert [file.path.name for file in found.files] == ["a.txt"] and time.thread_time() - begin < 5
     told, broken = found.skipped[NOT_READ]
     assert told.startswith("bomb.zip: becomes 214,748,364,800 bytes, more than 200 times as large as its file; unpack")
     assert broken.startswith("broken.zip: is no zip file or is cut off (")

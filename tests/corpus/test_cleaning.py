@@ -74,6 +74,6 @@ UNITS += ["+1 ", "TEL ", "1234567890 ", "Home ", "1 ", " ", "a@" + "b." * 8, "a@
 @pytest.mark.parametrize("unit", UNITS)
 def test_hostile_text_takes_linear_time(unit):
     text = unit * (100_000 // len(unit))
-    begin = time.process_time()
+    begin = time.thread_time()
     cleaning.cleaned(text, ["lines", "ruby", "width", "personal_data"])
-    assert time.process_time() - begin < 2  # 0.1 s at most; where each place is tried to the end it takes minutes
+    assert time.thread_time() - begin < 2  # 0.1 s at most; where each place is tried to the end it takes minutes

@@ -104,9 +104,9 @@ def test_the_letters_of_the_whole_text_count():
     manual = f"{ENGLISH * 30}{half}{ENGLISH * 60}{half}"
     assert language_detection.is_language(manual, "ja") and language_detection.guess(manual) == "ja"
     assert language_detection.is_spaceless(manual) and not language_detection.is_language(manual, "en")
-    begin = time.process_time()
+    begin = time.thread_time()
     assert not language_detection.is_language(manual * 300, "de")  # 14 million characters
-    assert time.process_time() - begin < 0.5
+    assert time.thread_time() - begin < 0.5
 
 
 def test_what_is_known_is_what_the_model_knows_and_names_for_it():

@@ -131,10 +131,10 @@ LONG = {
 def test_a_long_sentence_takes_time_in_proportion_to_its_length(tmp_path, name):
     text, expected = LONG[name]
     (tmp_path / "law").write_text(text, encoding="utf-8")
-    began = time.process_time()
+    began = time.thread_time()
     *_, [[*_, found, _]] = laws.law_in_file(str(tmp_path / "law"))
     assert found == expected
-    assert time.process_time() - began < 2, "0.1 s; where it is quadratic, 5 to 21 s"
+    assert time.thread_time() - began < 2, "0.1 s; where it is quadratic, 5 to 21 s"
 
 
 @pytest.mark.parametrize("charset", ["utf-16le", "utf-16be"])

@@ -88,10 +88,10 @@ ENTITIES = "<!DOCTYPE x [<!ENTITY a 'ha'>" + "".join(
 def test_an_entity_is_not_replaced(tmp_path, text):
     (tmp_path / "secret").write_text("secret")
     head = f"{ENTITIES}<!ENTITY file SYSTEM 'file://{tmp_path}/secret'>]>"
-    begin = time.process_time()
+    begin = time.thread_time()
     raws = read(docx(tmp_path / "a.docx", paragraph(f"before {text} after"), head))
     assert all("ha" not in raw.text and "secret" not in raw.text for raw in raws) and len(raws) == 1
-    assert time.process_time() - begin < 2
+    assert time.thread_time() - begin < 2
 
 
 def test_a_part_that_expands_without_bound_is_refused(tmp_path, monkeypatch):

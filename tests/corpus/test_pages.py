@@ -93,9 +93,9 @@ def test_a_line_end_in_text_is_a_space_but_between_wide_characters():
 
 
 def test_a_run_of_spaces_takes_linear_time():
-    begin = time.process_time()
+    begin = time.thread_time()
     assert pages.extract(f"<p>a{' ' * 60_000}b\nc</p>", [])[0].split() == ["a", "b", "c"]
-    assert time.process_time() - begin < 2  # 5 s, and at 130 kB the limit, where each space begins the search again
+    assert time.thread_time() - begin < 2  # 5 s, and at 130 kB the limit, where each space begins the search again
 
 
 def test_an_anchor_that_never_ends_is_no_link():
@@ -170,9 +170,9 @@ def test_the_names_of_navigation_make_a_page_a_manual(name):
 
 
 def test_many_lists_take_linear_time():
-    begin = time.process_time()
+    begin = time.thread_time()
     assert pages.extract(page("<ul><li>項目</li></ul>" * 3000), [])[0].count("項目") == 3000
-    assert time.process_time() - begin < 2  # 13 s if the lists are found by a query
+    assert time.thread_time() - begin < 2  # 13 s if the lists are found by a query
 
 
 RESERVED = {

@@ -220,9 +220,9 @@ def test_texts_that_repeat_themselves_cost_no_more_than_others():
     """A thousand places of a question are the same, and a hundred thousand of a document."""
     questions = ["ばか" * 500 + str(number) for number in range(20)]
     windows = looked_for(*questions, ENGLISH)
-    began = time.process_time()
+    began = time.thread_time()
     assert (0, 20) in found(windows, "ばか" * 50_000 + ENGLISH)
-    assert time.process_time() - began < 20  # 2 s on two cores of 2026; the pairs of places would take hours
+    assert time.thread_time() - began < 20  # 2 s on two cores of 2026; the pairs of places would take hours
 
 
 def test_comparisons_are_made_in_bounded_parts(monkeypatch):

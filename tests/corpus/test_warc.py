@@ -191,8 +191,8 @@ def test_headers_without_end_are_cut(tmp_path, monkeypatch):
 def test_hostile_headers_take_linear_time_and_bounded_memory(tmp_path, monkeypatch):
     spaces = answer(mime=f"text/html; charset={' ' * 40_000};")
     continued = answer().replace(b"\r\n\r\n", b"\r\n" + b" \r\n" * 100_000 + b" more\r\n\r\n", 1)
-    begin = time.process_time()
+    begin = time.thread_time()
     assert all(SAID in raw.text for raw in read_records(tmp_path, record(spaces), record(continued)))
-    assert time.process_time() - begin < 5  # 0.1 s; 12 s where each space begins the search again
+    assert time.thread_time() - begin < 5  # 0.1 s; 12 s where each space begins the search again
     monkeypatch.setattr(warc, "MOST_HEADER_BYTES", 1 << 12)
     assert read_records(tmp_path, record(answer(x="y" * 5_000)))[0].text == ""  # no more of its head is read

@@ -397,10 +397,10 @@ def test_json_stays_english(capsys):
 
 def test_a_line_costs_little(japanese):
     spoken("serve: ready")
-    before = time.process_time()
+    before = time.thread_time()
     for step in range(200):
         spoken(f"step {step}/480  loss 3.2  grad norm 0.50  lr 1.0e-03  20,000 tokens/s  waiting for data 0.1%  0 left")
-    assert time.process_time() - before < 0.2, "1 ms a line, on a busy machine"
+    assert time.thread_time() - before < 0.2, "1 ms a line, on a busy machine"
 
 
 @pytest.mark.parametrize(

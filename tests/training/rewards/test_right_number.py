@@ -155,6 +155,6 @@ LONG += ["1e5", "1×10^", "1 1/1", "なので", "1なので", "答", "答えは"
 
 @pytest.mark.parametrize("text", [unit * 10_000 for unit in LONG], ids=LONG)
 def test_a_long_text_is_read_in_time(text):
-    begun = time.process_time()
+    begun = time.thread_time()
     read_number(text)
-    assert time.process_time() - begun < 1
+    assert time.thread_time() - begun < 1
