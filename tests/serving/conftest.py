@@ -112,8 +112,9 @@ def serve_until(words: list[str], ask: Callable, stop: int = signal.SIGTERM) -> 
             wait_until(lambda: ended.is_set() or is_ready(url), 300)  # programs compile
             got.append(ask(url))
         finally:
-            if not ended.is_set():
+            while not ended.is_set():  # again: a callback of the garbage collector may swallow it
                 os.kill(os.getpid(), stop)
+                ended.wait(10)
 
     thread = threading.Thread(target=client)
     thread.start()

@@ -9,6 +9,7 @@ import itertools
 import os
 import signal
 import sys
+import threading
 import traceback
 import warnings
 from typing import Any
@@ -32,7 +33,7 @@ def entry() -> int:
     elif verb and not verb.reads:  # `launch` does not compute, and passes its variables to other machines
         environment.set_variables()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: removes half-written files
-    sys.unraisablehook = _hide_unraisable
+    sys.unraisablehook = _unraisable
     for stream in filter(None, (sys.stdout, sys.stderr)):  # question marks where a terminal can't show Japanese
         stream.reconfigure(errors="replace")
     code = main()
@@ -45,10 +46,17 @@ def entry() -> int:
     return code
 
 
-def _hide_unraisable(raised) -> None:
-    """A save that fails ends Orbax's event loop. TensorStore then can't report the other files of it to that loop, and
-    each would be a traceback before the one line."""
-    if str(raised.exc_value) != "Event loop is closed":
+def _unraisable(raised) -> None:
+    """What nothing can catch. Ctrl-C in a callback of the garbage collector (JAX has one) would be lost, and comes again.
+
+    A save that fails ends Orbax's event loop. TensorStore then can't report the other files of it to that loop, and
+    each would be a traceback before the one line.
+    """
+    if isinstance(raised.exc_value, KeyboardInterrupt):
+        again = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM))
+        again.daemon = True  # the command may end meanwhile
+        again.start()
+    elif str(raised.exc_value) != "Event loop is closed":
         sys.__unraisablehook__(raised)
 
 

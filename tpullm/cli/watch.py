@@ -6,6 +6,7 @@ itself, unless the variable TPULLM_WATCH is off.
 """
 
 import threading
+import time
 
 from tpullm.report import watching
 from tpullm.system import storage
@@ -32,6 +33,7 @@ def main(arguments) -> None:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         say(f"watch: {watching.address(listener)} shows {arguments.runs[0]}, on this machine only; Ctrl-C ends it")
         try:
-            threading.Event().wait()
+            while True:  # a signal that comes just before a wait does not end it
+                time.sleep(1.0)
         except KeyboardInterrupt:
             raise Interrupted("watch: stopped; the run goes on") from None

@@ -12,6 +12,7 @@ of its own and the function that works on it. The last one who holds a job frees
 """
 
 import re
+import time
 from functools import cache
 from pathlib import Path
 
@@ -24,7 +25,9 @@ from tpullm.system.process import cores
 _FIRST = 6  # fields of `XLA_FFI_Api` before its functions, of 8 bytes each
 _TAKEN, _DONE, _HELD, _COUNT, _FRAME, _OWN, _WORK = range(7)
 _STAYING = 8  # the place in the box, after the job, of how many helpers look into it; in another line of the cache
-_LOOKS = 256  # into the box, before a helper goes; after each it lets other threads run. About 100 us
+# How long a helper looks into the box before it goes, in nanoseconds; after each look it lets other threads run. By the
+# clock and not by looks: on a busy machine one look takes milliseconds, in which XLA's other work waits for the helper.
+_STAY = 100_000
 
 
 @cache
@@ -55,7 +58,8 @@ _DECLARED = """
 declare ptr @tpullm_box()
 declare ptr @malloc(i64)
 declare void @free(ptr)
-declare i32 @sched_yield()"""
+declare i32 @sched_yield()
+declare i32 @clock_gettime(i32, ptr)"""
 
 
 def _work() -> str:
@@ -82,25 +86,33 @@ def _left() -> str:
     return "\n".join(text.lines)
 
 
+def _now(text: Text) -> str:
+    """Nanoseconds of a clock that only goes forward."""
+    text(f"call i32 @clock_gettime(i32 {time.CLOCK_MONOTONIC}, ptr %clock)")
+    seconds, rest = (text.load("i64", "%clock", n, 8) for n in range(2))
+    return text.whole("add", text.whole("mul", seconds, 1_000_000_000), rest)
+
+
 def _help(helpers: int) -> str:
     """What the pool calls: work on a job, then on those that come into the box."""
     text = Text()
-    text("define void @help(ptr %asked) {\nbegin:")
+    text("define void @help(ptr %asked) {\nbegin:\n%clock = alloca [2 x i64]")
     box = text.set("call ptr @tpullm_box()")
     staying = text.at("i64", box, _STAYING)
     text("br label %do\ndo:\n%job = phi ptr [ %asked, %begin ], [ %found, %take ]")
     text(f"call void {text.load('ptr', '%job', _WORK, 8)}(ptr %job)\ncall void @left(ptr %job)")
     others = text.set(f"atomicrmw add ptr {staying}, i64 1 acq_rel")
-    text(f"%few = icmp ult i64 {others}, {helpers}\nbr i1 %few, label %look, label %go\nlook:")
-    text("%looks = phi i64 [ 0, %do ], [ %next, %empty ]")
+    text(f"%few = icmp ult i64 {others}, {helpers}\nbr i1 %few, label %stay, label %go\nstay:")
+    until = text.whole("add", _now(text), _STAY)
+    text("br label %look\nlook:")
     there = text.set(f"load atomic i64, ptr {box} acquire, align 8")
     text(f"%any = icmp ne i64 {there}, 0\nbr i1 %any, label %try, label %empty\ntry:")
     taken = text.set(f"atomicrmw xchg ptr {box}, i64 0 acq_rel")
     text(f"%found = inttoptr i64 {taken} to ptr\n%mine = icmp ne i64 {taken}, 0")
     text("br i1 %mine, label %take, label %empty\ntake:")
     text.set(f"atomicrmw sub ptr {staying}, i64 1 acq_rel")
-    text("br label %do\nempty:\ncall i32 @sched_yield()\n%next = add i64 %looks, 1")
-    text(f"%again = icmp ult i64 %next, {_LOOKS}\nbr i1 %again, label %look, label %go\ngo:")
+    text("br label %do\nempty:\ncall i32 @sched_yield()")
+    text(f"%again = icmp slt i64 {_now(text)}, {until}\nbr i1 %again, label %look, label %go\ngo:")
     text.set(f"atomicrmw sub ptr {staying}, i64 1 acq_rel")
     text("ret void\n}")
     return "\n".join(text.lines)

@@ -213,13 +213,13 @@ def _receive_message(sender: int, message: channel.Message) -> None:
 
 
 def wait_for(event: threading.Event) -> None:
-    """Wait for what happens on this host alone.
+    """Wait for what happens on this host alone. Of a second each: a signal that comes just before a wait does not end it.
 
     Raises:
         HostFailed: another host failed meanwhile.
     """
-    while not event.wait(None if _channel is None else 1.0):
-        if _channel.failure:
+    while not event.wait(1.0):
+        if _channel and _channel.failure:
             raise _channel.failure
 
 
