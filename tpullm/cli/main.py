@@ -47,7 +47,7 @@ def entry() -> int:
 
 
 def _unraisable(raised) -> None:
-    """What nothing can catch. Ctrl-C in a callback of the garbage collector (JAX has one) would be lost, and comes again.
+    """What nothing can catch. Ctrl-C in a callback of the garbage collector (JAX has one) is lost; it comes again.
 
     A save that fails ends Orbax's event loop. TensorStore then can't report the other files of it to that loop, and
     each would be a traceback before the one line.

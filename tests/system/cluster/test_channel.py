@@ -418,7 +418,7 @@ def test_who_waits_for_words_or_its_own_event_hears_of_a_host_that_failed(told, 
 
 
 def test_who_waits_looks_each_second_whether_a_signal_came():
-    """One that comes between Python's look and the wait does not end it: seen in one of 115 servers that were stopped."""
+    """One that comes between Python's look and the wait does not end it: one of 115 servers did not stop."""
     event = Mock(wait=Mock(side_effect=[False, True]))
     hosts.wait_for(event)
     assert event.wait.call_args_list == [call(1.0)] * 2

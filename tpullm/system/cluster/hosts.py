@@ -213,7 +213,7 @@ def _receive_message(sender: int, message: channel.Message) -> None:
 
 
 def wait_for(event: threading.Event) -> None:
-    """Wait for what happens on this host alone. Of a second each: a signal that comes just before a wait does not end it.
+    """Wait for what happens on this host alone, a second at a time: a signal just before a wait does not end it.
 
     Raises:
         HostFailed: another host failed meanwhile.
