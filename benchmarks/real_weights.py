@@ -386,7 +386,9 @@ def read_ours(file: str, text: str, prompts: list[str], size: int, exact: bool) 
 
     ids = session.tokenizer.encode(text)[: WINDOWS * size]
     windows = [ids[first : first + size] for first in range(0, len(ids), size)]
-    told = [token.log_probability for window in windows for token in answer(window, 1, echo=len(window) - 1)[:-1]]
+    told = [
+        token.log_probability for window in windows for token in answer(window, 1, top=0, echo=len(window) - 1)[:-1]
+    ]
     texts = [[each.top for each in answer(session.tokenizer.encode(of), TOKENS, top=5)] for of in prompts]
     return {"ids": ids, "perplexity": math.exp(-sum(told) / len(told)), "texts": texts}
 

@@ -111,6 +111,8 @@ def pick(logits_BV, integers_B3, shares_B3, bias_BV, *, top):
         of_token = np.random.default_rng(np.asarray(integers_B3)[n, :2].astype(np.uint32))
         biased_BV[n] += shares_B3[n, 0] * of_token.gumbel(size=V)
     tokens_B = np.argmax(biased_BV, axis=1)
+    if top is None:
+        return Choice(jnp.asarray(tokens_B))
     logps_BV = logits_BV - np.log(np.exp(logits_BV).sum(axis=1, keepdims=True))
     best_BT = np.argsort(-logps_BV, axis=1)[:, :top] if top else np.zeros((len(logps_BV), 0), int)
     found = tokens_B, logps_BV[np.arange(len(tokens_B)), tokens_B], best_BT, np.take_along_axis(logps_BV, best_BT, 1)
@@ -123,7 +125,7 @@ def alone(request: Request, model: int = 0) -> list[int]:
     while len(new) < request.tokens and len(request.ids) + len(new) < CONTEXT:
         logits_1V = scores([*request.ids, *new], model)[None]
         of = [[request.seed, len(request.ids) + len(new), 0]], [[sampling_.temperature, 1, 0]]
-        new.append(int(pick(logits_1V, *of, None, top=0).tokens[0]))
+        new.append(int(pick(logits_1V, *of, None, top=None).tokens[0]))
         if new[-1] in request.stop_ids:
             break
     return new

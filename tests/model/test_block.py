@@ -38,10 +38,10 @@ def test_a_block_is_two_additions_to_the_stream(placement, before, after):
         @jax.jit
         def by_hand(x):
             normed = norms["attention_norm"](x)
-            keys, values = block.attention.keys_and_values(normed, None)
+            queries, keys, values = block.attention.projected(normed, None)
             whole = RULES.spec("batch", "kv_heads", None, "head")
             pair = jax.reshard((keys, values), (whole, whole))
-            mixed, weights = block.attention(normed, kind, *pair, *own, "plain")
+            mixed, weights = block.attention(queries, kind, *pair, *own, "plain")
             middle = x + norms["attention_out_norm"](mixed)
             return middle + norms["mlp_out_norm"](block.mlp(norms["mlp_norm"](middle))), weights
 

@@ -122,6 +122,28 @@ def test_integers_have_the_same_bits_by_tiles(name, kind, monkeypatch):
         np.testing.assert_array_equal(jax.jit(lambda layer, x: layer.matmul(x, jax.P()))(layer, x), by_tiles)
 
 
+@pytest.mark.parametrize("kind", ["bfloat16", "int8", "int4"])
+def test_several_matrices_in_one_call_have_the_bits_of_calls_of_their_own(kind):
+    """Of one piece of tiles, and of several; with one of another kind each has a call of its own."""
+    random = np.random.default_rng(9)
+    with jax.set_mesh(mesh()):
+
+        def layer(kind, outputs):
+            weight = placed(random.standard_normal((1, 64, outputs)).astype(np.float32))
+            of = weight.astype(jnp.bfloat16) if kind == "bfloat16" else quantized.quantized(weight, kind, -2)
+            found = packing.packed_params({"weight": of}, {"weight": ("layers", "embed", "mlp")})["weight"]
+            return jax.tree.map(lambda leaf: leaf[0], found)
+
+        same = [layer(kind, outputs) for outputs in (16, 200, 40, 1000)]
+        x = placed(random.standard_normal((21, 1, 64)).astype(np.float32))
+        multiply = lambda matrices, x: packed.products(matrices, x, [jax.P()] * len(matrices))  # noqa: E731
+        for matrices, calls in ((same, 1), ([*same, layer("int4" if kind == "int8" else "int8", 24)], 5)):
+            assert str(jax.make_jaxpr(multiply)(matrices, x)).count("ffi_call[") == calls
+            alone = [jax.jit(lambda matrix, x: matrix.matmul(x, jax.P()))(matrix, x) for matrix in matrices]
+            for found, own in zip(jax.jit(multiply)(matrices, x), alone, strict=True):
+                np.testing.assert_array_equal(found, own)
+
+
 def test_rows_of_zeros_are_not_multiplied():
     """But where they are among others: then they would be NaN, for the first weight is."""
     with jax.set_mesh(mesh()):

@@ -489,8 +489,11 @@ class Engine:
 
 def _emitted_token(request: Request, choice: Choice, n: int | tuple[int, int], ends: str = "") -> Token:
     """A token of a choice, as it is emitted."""
+    token = int(choice.tokens[n])
+    if request.top is None:
+        return Token(token, None, (), ends)
     pairs = zip(choice.top[n].tolist(), choice.top_log_probabilities[n].tolist(), strict=True)
-    return Token(int(choice.tokens[n]), float(choice.log_probabilities[n]), tuple(pairs)[: request.top], ends)
+    return Token(token, float(choice.log_probabilities[n]), tuple(pairs)[: request.top], ends)
 
 
 def rotation_length(session: Session, tokens: int) -> int:

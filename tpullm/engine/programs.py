@@ -1,7 +1,8 @@
 """The programs of an engine: which are compiled, and how others are compiled while texts are written.
 
 A program is compiled when it is first needed: a start compiles the few that most texts need. While a server answers, a
-thread compiles; until it has, texts that need the program wait, and others do not.
+thread compiles; until it has, texts that need the program wait, and others do not. Threads that compile have a third of
+the weight of others. XLA starts some with the first program, of the weight of who asked, so a start compiles so too.
 """
 
 import threading
@@ -9,15 +10,18 @@ import time
 import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Hashable, Sequence
-from functools import cache
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, partial
 from typing import Any
 
 import jax
 
 from tpullm.system import log
+from tpullm.system.process.child import go_last
 
 Run = Callable[..., Any]
 TOLD_SECONDS = 2  # a shorter wait is not told
+_NICE = 5  # see the begin
 
 
 def dispatch(function: Callable, *arguments: Any, **static: Any) -> Any:
@@ -69,10 +73,11 @@ class Programs:
 
     def compile(self, keys: Sequence[Hashable]) -> None:
         """Compile these, one after the other."""
-        with log.progress("compile", len(keys), "programs") as advance:
+        thread = ThreadPoolExecutor(1, "compile", partial(go_last, _NICE))
+        with thread, log.progress("compile", len(keys), "programs") as advance:
             for number, key in enumerate(keys):
                 before = compilations()
-                self._compile(key)
+                thread.submit(self._compile, key).result()
                 advance(1)
                 left = len(keys) - 1 - number  # the second one tells how long they take: the first has costs of its own
                 is_new = number == 1 and compilations() > before  # not found in the cache
@@ -117,6 +122,7 @@ class Programs:
 
     def _work(self) -> None:
         """Compile what is left; at the end of the process only the program that is begun, for XLA can't be stopped."""
+        go_last(_NICE)
         try:
             while threading.main_thread().is_alive():
                 with self._lock:

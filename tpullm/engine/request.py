@@ -37,7 +37,7 @@ class Request:
         sampling: how tokens are chosen.
         seed: of sampling: the same seed gives the same text, whatever else is computed beside it.
         stop_ids: tokens that end the text.
-        top: how many of the likeliest tokens are emitted with each token.
+        top: how many of the likeliest tokens are emitted with each token, all with log-probabilities; None has none.
         bias: what is added to the logits of tokens, by id.
         presence_penalty: is subtracted from the logit of each token that is among the new ones so far (OpenAI's).
         frequency_penalty: the same, as often as the token is among them.
@@ -53,7 +53,7 @@ class Request:
     sampling: Sampling
     seed: int = 0
     stop_ids: tuple[int, ...] = ()
-    top: int = 0
+    top: int | None = None
     bias: Mapping[int, float] = field(default_factory=dict)
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
@@ -78,13 +78,13 @@ class Token:
 
     Args:
         id: of the token.
-        log_probability: by the model alone, before sampling's rules (nats).
+        log_probability: by the model alone, before sampling's rules (nats); None where `top` of the request is.
         top: the likeliest tokens and their log-probabilities, the likeliest first.
         ends: `stop` or `length` if this is the last one, else "". The token that stops a text is emitted too.
     """
 
     id: int
-    log_probability: float
+    log_probability: float | None
     top: tuple[tuple[int, float], ...] = ()
     ends: str = ""
 

@@ -65,11 +65,11 @@ class Block(nnx.Module):
         normalized = lambda norm, x: x if norm is None else norm(x)  # noqa: E731
         with jax.named_scope("attention"):
             normed_BTD = normalized(self.attention_norm, x_BTD)
-            k, v = self.attention.keys_and_values(normed_BTD, kind.table)
+            q, k, v = self.attention.projected(normed_BTD, kind.table)
             if kernel in ("plain", "blocks") or callable(kernel):  # they need the keys of whole rows
                 whole = RULES.spec("batch", "kv_heads", None, "head")
                 k, v = jax.reshard((k, v), (whole, whole))
-            mixed_BTD, weights = self.attention(normed_BTD, kind, k, v, segments_BT, positions_BT, kernel)
+            mixed_BTD, weights = self.attention(q, kind, k, v, segments_BT, positions_BT, kernel)
             x_BTD = x_BTD + dropout(normalized(self.attention_out_norm, mixed_BTD), self.dropout, attention_key)
         with jax.named_scope("feed_forward"):
             normed_BTD, routing = normalized(self.mlp_norm, x_BTD), None

@@ -167,6 +167,10 @@ class Text:
         """An array that the handler is given."""
         return self.load("ptr", self.load("ptr", "%frame", 9), number)
 
+    def arguments(self) -> str:
+        """How many arrays it is given."""
+        return self.load("i64", "%frame", 7)
+
     def result(self, number: str | int) -> str:
         """An array that the handler fills."""
         return self.load("ptr", self.load("ptr", "%frame", 14), number)

@@ -41,9 +41,10 @@ def target_name(bits: int, block: int, half: bool, prefix: str = "tpullm") -> st
         block: inputs that share a scale, 32 or 64; for 16 bits 2.
         half: scales are float16, not float32.
 
-    Arguments of the call: rows `[M, K]` (float32; bfloat16 for 16 bits), codes `[tiles, K / 32, bytes]` and
-    scales `[tiles, K / block, 16]` of `Packed`. Results: `[M, 16 tiles]` float32, and of integers three arrays in which
-    the rounded rows stand: codes `[M, K]`, scales and sums `[M, K / block]`.
+    Arguments of the call: rows `[M, K]` (float32; bfloat16 for 16 bits), then of each matrix codes
+    `[tiles, K / 32, bytes]` and of integers scales `[tiles, K / block, 16]` of `Packed`. Results: of each matrix
+    `[M, 16 tiles]` float32, and of integers three arrays in which the rounded rows stand: codes `[M, K]`, scales and
+    sums `[M, K / block]`.
     """
     name = f"{prefix}_matmul_{bits}_{block}_{'half' if half else 'float'}"
     return cpu_code.register(name, _module(name, bits, block, half, cpu_tiles.can_use(bits)))
@@ -251,10 +252,10 @@ end:
 def _handler(name: str, bits: int, block: int) -> str:
     """The function that XLA calls. Rows of zeros, which are of no text, are not multiplied."""
     text = Text()
-    text.handler(name, {"%used": "i64"})
-    x, out = text.data(text.argument(0)), text.data(text.result(0))
+    text.handler(name, {"%used": "i64", "%count": "i64"})
+    x, matrices = text.data(text.argument(0)), _matrices(text, bits)
     rows, inputs = (text.size(text.argument(0), axis) for axis in range(2))
-    text("store i64 0, ptr %used")
+    text("store i64 0, ptr %used\nstore i64 0, ptr %count")
     with text.loop(0, rows) as row:
         zeros, before, after = (
             _has_zeros(text, x, inputs, row, bits),
@@ -262,17 +263,34 @@ def _handler(name: str, bits: int, block: int) -> str:
             text.whole("add", row, 1),
         )
         text(f"store i64 {text.set(f'select i1 {zeros}, i64 {before}, i64 {after}')}, ptr %used")
-    out_bytes = text.whole("mul", text.whole("mul", rows, text.size(text.result(0), 1)), 4)
-    text(f"call void @llvm.memset.p0.i64(ptr {out}, i8 0, i64 {out_bytes}, i1 false)")
-    used = text.load("i64", "%used")
+    with text.loop(0, matrices) as matrix:
+        out = text.result(matrix)
+        out_bytes = text.whole("mul", text.whole("mul", rows, text.size(out, 1)), 4)
+        text(f"call void @llvm.memset.p0.i64(ptr {text.data(out)}, i8 0, i64 {out_bytes}, i1 false)")
+        *_, pieces = _pieces_of(text, matrix, inputs, bits)
+        text(f"store i64 {text.whole('add', text.load('i64', '%count'), pieces)}, ptr %count")
+    used, count = text.load("i64", "%used"), text.load("i64", "%count")
     if bits < 16:
-        codes, scales, sums = (text.data(text.result(n)) for n in range(1, 4))
+        codes, scales, sums = (text.data(array) for array in _rounded(text, matrices))
         every = text.whole("mul", used, text.whole("udiv", inputs, block))
         text(f"call void @round(ptr {x}, ptr {codes}, ptr {scales}, ptr {sums}, i64 {every})")
-    tiles, each = _tiles_of_piece(text, inputs, bits)
-    count = text.whole("udiv", text.whole("add", tiles, text.whole("sub", each, 1)), each)
     text(f"call void @pieces(ptr %frame, i64 {count}, i64 {used})\nret ptr null\n}}")
     return "\n".join(text.lines)
+
+
+def _matrices(text: Text, bits: int) -> str:
+    """How many are given."""
+    return text.whole("udiv", text.whole("sub", text.arguments(), 1), 1 if bits == 16 else 2)
+
+
+def _codes(text: Text, matrix: str, bits: int) -> str:
+    """The place of its codes among the arguments; its scales are the next one."""
+    return text.whole("add", text.whole("mul", matrix, 1 if bits == 16 else 2), 1)
+
+
+def _rounded(text: Text, matrices: str) -> list[str]:
+    """The arrays in which the rounded rows stand."""
+    return [text.result(text.whole("add", matrices, n)) for n in range(3)]
 
 
 def _has_zeros(text: Text, x: str, inputs: str, row: str, bits: int) -> str:
@@ -282,29 +300,38 @@ def _has_zeros(text: Text, x: str, inputs: str, row: str, bits: int) -> str:
     return text.set(f"call i1 @zeros(ptr {own}, i64 {parts})")
 
 
-def _tiles_of_piece(text: Text, inputs: str, bits: int) -> tuple[str, str]:
-    """How many tiles there are, and in a piece: an even number that stays in the cache while all rows are multiplied
-    with it, and few enough for all cores.
+def _pieces_of(text: Text, matrix: str, inputs: str, bits: int) -> tuple[str, str, str]:
+    """How many tiles a matrix has, how many are in a piece, and how many pieces there are. A piece is an even number of
+    tiles that stays in the cache while all rows are multiplied with it, and few enough for all cores.
     """
-    tiles = text.size(text.argument(1), 0)
+    tiles = text.size(text.argument(_codes(text, matrix, bits)), 0)
     cached = text.whole("udiv", _CACHED_BYTES, text.whole("mul", inputs, LANES * bits // 8))
     shared = text.whole("udiv", tiles, _PIECES_OF_CORE * cores())
     few = text.set(f"call i64 @llvm.umin.i64(i64 {cached}, i64 {shared})")
-    return tiles, text.whole("and", text.whole("add", few, 2), -2)
+    each = text.whole("and", text.whole("add", few, 2), -2)
+    return tiles, each, text.whole("udiv", text.whole("add", tiles, text.whole("sub", each, 1)), each)
 
 
 def _piece(bits: int, block: int, groups: dict[int, int]) -> str:
-    """Some tiles for all rows up to the last one that is used."""
+    """Some tiles of a matrix for all rows up to the last one that is used."""
     text = Text()
-    text("define private void @piece(ptr %frame, i64 %n, i64 %used) {\nbegin:\n%row = alloca i64")
-    given, codes, out = text.data(text.argument(0)), text.data(text.argument(1)), text.data(text.result(0))
-    inputs, outputs = text.size(text.argument(0), 1), text.size(text.result(0), 1)
+    text("define private void @piece(ptr %frame, i64 %n, i64 %used) {\nbegin:")
+    text("%row = alloca i64\n%matrix = alloca i64\n%left = alloca i64")
+    given = text.data(text.argument(0))
+    inputs = text.size(text.argument(0), 1)
+    text("store i64 0, ptr %matrix\nstore i64 %n, ptr %left\nbr label %find\nfind:")
+    matrix, number = text.load("i64", "%matrix"), text.load("i64", "%left")
+    tiles, each, pieces = _pieces_of(text, matrix, inputs, bits)
+    text(f"%is_of_it = icmp ult i64 {number}, {pieces}\nbr i1 %is_of_it, label %found, label %next\nnext:")
+    text(f"store i64 {text.whole('sub', number, pieces)}, ptr %left")
+    text(f"store i64 {text.whole('add', matrix, 1)}, ptr %matrix\nbr label %find\nfound:")
+    place, result = _codes(text, matrix, bits), text.result(matrix)
+    codes, out, outputs = text.data(text.argument(place)), text.data(result), text.size(result, 1)
     blocks, x, of_codes, scales, sums = text.whole("udiv", inputs, block), given, "null", "null", "null"
     if bits < 16:
-        of_codes = text.data(text.argument(2))
-        x, scales, sums = (text.data(text.result(n)) for n in range(1, 4))
-    tiles, each = _tiles_of_piece(text, inputs, bits)
-    tile = text.whole("mul", "%n", each)
+        of_codes = text.data(text.argument(text.whole("add", place, 1)))
+        x, scales, sums = (text.data(array) for array in _rounded(text, _matrices(text, bits)))
+    tile = text.whole("mul", number, each)
     tiles_end = text.set(f"call i64 @llvm.umin.i64(i64 {text.whole('add', tile, each)}, i64 {tiles})")
     tiles_out = text.at("float", out, text.whole("mul", tile, LANES))
     text("store i64 0, ptr %row\nbr label %next_rows\nnext_rows:")

@@ -9,8 +9,10 @@ layers.
 
 import math
 import string
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +23,7 @@ from jax.sharding import PartitionSpec as P
 from tpullm.model import fp8
 from tpullm.model.collectives import all_gather, reduce_gradient
 from tpullm.model.mesh import RULES, axis_size, mesh_axes
-from tpullm.model.packed import is_packed
+from tpullm.model.packed import is_packed, products
 from tpullm.model.platform import barrier_on_gpu, matmul_dtype, row_major_on_cpu, target_platform
 from tpullm.model.quantized import Quantized, gathered_matrix, is_quantized
 from tpullm.recipe.schema import ModelConfig
@@ -75,15 +77,31 @@ class Linear(nnx.Module):
 
     def __call__(self, subscripts: str, x: jax.Array, out_spec) -> jax.Array:
         """`x` times the weight by `subscripts` of einsum, in the type of `x`."""
-        weight = self.weight[...]
-        if is_packed(weight):
-            out = weight.matmul(x, out_spec).astype(x.dtype)
-        else:
-            out = matmul(subscripts, self.axes, self.matmuls, self.reduce_dtype, out_spec, x, weight)
+        return together([(self, subscripts, out_spec)], x)[0]
+
+    def _completed(self, subscripts: str, x: jax.Array, out: jax.Array, out_spec) -> jax.Array:
+        """With the adapter and the bias, if there are."""
         if self.adapter is not None:
-            out = self.adapter(subscripts, x, out, out_spec, weight)
+            out = self.adapter(subscripts, x, out, out_spec, self.weight[...])
         out = checkpoint_name(out, "dots")
         return out if self.bias is None else out + all_gather(self.bias[...], *self.bias_axes, dtype=x.dtype)
+
+
+def together(asked: Sequence[tuple[Linear, str, Any]], x: jax.Array) -> list[jax.Array]:
+    """What several matrices make of the same `x`; a CPU multiplies packed ones in one call.
+
+    Args:
+        asked: each with the subscripts and the spec of its result, as for `Linear`.
+    """
+    weights, specs = [linear.weight[...] for linear, *_ in asked], [spec for *_, spec in asked]
+    if all(map(is_packed, weights)):
+        found = [out.astype(x.dtype) for out in products(weights, x, specs)]
+    else:
+        found = [
+            matmul(subscripts, linear.axes, linear.matmuls, linear.reduce_dtype, spec, x, weight)
+            for (linear, subscripts, spec), weight in zip(asked, weights, strict=True)
+        ]
+    return [linear._completed(of, x, out, spec) for (linear, of, spec), out in zip(asked, found, strict=True)]
 
 
 def vector_axes(axes: tuple[str, ...]) -> tuple[str, ...]:

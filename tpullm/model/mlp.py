@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from tpullm.model.collectives import all_gather
-from tpullm.model.linear import Linear, parameter
+from tpullm.model.linear import Linear, parameter, together
 from tpullm.model.mesh import RULES
 from tpullm.model.platform import barrier_on_tpu
 from tpullm.recipe.schema import ModelConfig
@@ -106,7 +106,7 @@ class MLP(nnx.Module):
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
         """`[B, T, D]` to `[B, T, D]`."""
         hidden = RULES.spec("batch", "time", "mlp")
-        gate = self.gate("btd,df->btf", x_BTD, hidden)
-        up = None if self.up is None else self.up("btd,df->btf", x_BTD, hidden)
+        asked = [(of, "btd,df->btf", hidden) for of in (self.gate, self.up) if of is not None]
+        gate, up = [*together(asked, x_BTD), None][:2]
         out = barrier_on_tpu(activated(self.activation, self.limit, *barrier_on_tpu((gate, up))))
         return self.down("btf,fd->btd", out, RULES.spec("batch", "time", "width"))

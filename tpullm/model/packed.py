@@ -7,6 +7,7 @@ A CPU of one device only; elsewhere XLA's own matmuls are used.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -62,20 +63,13 @@ class Packed:
 
     def matmul(self, x: jax.Array, out_spec) -> jax.Array:
         """`x` `[B, T, *inputs]` times the matrix, `[B, T, *outputs]` float32. Of integers, `x` is rounded to 8 bits."""
+        return products([self], x, [out_spec])[0]
+
+    @property
+    def target(self) -> str:
+        """What XLA calls."""
         half = self.scales is not None and self.scales.dtype == jnp.float16
-        target = cpu_kernels.target_name(BITS[self.kind], self.block, half)
-
-        def local(x, codes, scales):
-            K, N = math.prod(self.inputs), math.prod(self.outputs)
-            x_MK = x.reshape(-1, K).astype(jnp.bfloat16 if scales is None else jnp.float32)
-            (M, _), tiles, blocks = x_MK.shape, len(codes), (len(x_MK), K // self.block)
-            operands = [x_MK, codes] if scales is None else [x_MK, codes, scales]
-            rounded = [] if scales is None else [((M, K), jnp.int8), (blocks, jnp.float32), (blocks, jnp.int32)]
-            results = [((M, LANES * tiles), jnp.float32), *rounded]
-            out_MN = jax.ffi.ffi_call(target, [jax.ShapeDtypeStruct(*of) for of in results])(*operands)[0]
-            return out_MN[:, :N].reshape(*x.shape[:2], *self.outputs)
-
-        return jax.shard_map(local, out_specs=out_spec, check_vma=False)(x, self.codes, self.scales)
+        return cpu_kernels.target_name(BITS[self.kind], self.block, half)
 
     def rows(self, indices_BT: jax.Array, dtype: jnp.dtype, out_spec) -> jax.Array:
         """Of a table, the numbers of some outputs, `[B, T, inputs]`."""
@@ -114,6 +108,28 @@ class Packed:
 def _split(codes, kind: str):
     """Codes of `Packed`, `[..., units, fours, 16, 4]`, or pairs for bfloat16."""
     return codes.reshape(*codes.shape[:-1], -1, LANES, 2 if kind == "bfloat16" else 4)
+
+
+def products(matrices: Sequence[Packed], x: jax.Array, out_specs: Sequence) -> list[jax.Array]:
+    """`Packed.matmul` with each of several matrices; those of a kind are one call, which shares what it costs."""
+    if len({matrix.target for matrix in matrices}) > 1:
+        return [matrix.matmul(x, spec) for matrix, spec in zip(matrices, out_specs, strict=True)]
+    first = matrices[0]
+
+    def local(x, *parts):
+        K = math.prod(first.inputs)
+        x_MK = x.reshape(-1, K).astype(jnp.bfloat16 if first.scales is None else jnp.float32)
+        M, blocks = len(x_MK), (len(x_MK), K // first.block)
+        rounded = [] if first.scales is None else [((M, K), jnp.int8), (blocks, jnp.float32), (blocks, jnp.int32)]
+        results = [((M, LANES * len(codes)), jnp.float32) for codes in parts[:: 1 if first.scales is None else 2]]
+        call = jax.ffi.ffi_call(first.target, [jax.ShapeDtypeStruct(*of) for of in results + rounded])
+        return [
+            out_MN[:, : math.prod(matrix.outputs)].reshape(*x.shape[:2], *matrix.outputs)
+            for matrix, out_MN in zip(matrices, call(x_MK, *parts), strict=False)
+        ]
+
+    parts = [part for matrix in matrices for part in (matrix.codes, matrix.scales) if part is not None]
+    return jax.shard_map(local, out_specs=list(out_specs), check_vma=False)(x, *parts)
 
 
 def is_packed(node: Any) -> bool:

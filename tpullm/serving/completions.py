@@ -39,7 +39,9 @@ class Reply:
 
     prefix, kind, chunk_kind = "", "", ""
 
-    def __init__(self, model: ServedModel, asked: Asked, client: str, prompts: list[list[int]], tokens: int, top: int):
+    def __init__(
+        self, model: ServedModel, asked: Asked, client: str, prompts: list[list[int]], tokens: int, top: int | None
+    ):
         self.model, self.asked, self.prompts, self.written = model, asked, prompts, 0
         self.grammar = self.grammar_param = ""
         self.masks: list[Mask] = []
@@ -112,7 +114,7 @@ class TextReply(Reply):
     def __init__(self, body: dict[str, Any], model: ServedModel, client: str):
         asked = validated_request(TextRequest, body, model.vocabulary_size)
         ids = [model.text_ids(text) if isinstance(text, str) else model.fitting(text) for text in asked.prompt]
-        super().__init__(model, asked, client, ids, asked.max_tokens, asked.logprobs or 0)
+        super().__init__(model, asked, client, ids, asked.max_tokens, asked.logprobs)
         begin, tells, self._first = model.tokenizer.begin, asked.tells_prompt, []
         if tells:
             begins = [len(begin) if one[: len(begin)] == begin else 0 for one in ids]
@@ -194,7 +196,7 @@ class ChatReply(Reply):
             ids, self._left_out = model.fitted_chat_ids(messages, tools or None, tokens)
         else:
             ids = model.chat_ids(messages, tools or None)
-        super().__init__(model, asked, client, [ids], tokens, asked.top_logprobs or 0)
+        super().__init__(model, asked, client, [ids], tokens, (asked.top_logprobs or 0) if asked.logprobs else None)
         self._may_call = bool(tools) and schema is None
         if self._may_call:
             functions = must or [tool["function"] for tool in tools]

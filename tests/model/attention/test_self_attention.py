@@ -53,8 +53,8 @@ def test_the_layer_is_projections_norms_rotations_and_plain_attention(options):
 
         @jax.jit
         def computed(x):
-            k, v = jax.reshard(layer.keys_and_values(x, table), (KEYS, KEYS))
-            return layer(x, kind, k, v, segments, positions, "plain")
+            q, k, v = layer.projected(x, table)
+            return layer(q, kind, *jax.reshard((k, v), (KEYS, KEYS)), segments, positions, "plain")
 
         found, weights = computed(x)
 

@@ -14,7 +14,7 @@ from tpullm.model.attention.flash import attend_in_blocks, flash
 from tpullm.model.attention.plain import attend
 from tpullm.model.attention.rope import rotary
 from tpullm.model.collectives import all_gather
-from tpullm.model.linear import Linear, parameter
+from tpullm.model.linear import Linear, parameter, together
 from tpullm.model.mesh import RULES
 from tpullm.model.mlp import Norm, residual_scale
 from tpullm.recipe.schema import ModelConfig
@@ -53,18 +53,21 @@ class Attention(nnx.Module):
         # `attend` divides by the root of the head's width; any other scale is multiplied into the queries.
         self.query_scale = config.attention_scale * H**0.5 if config.attention_scale else 1.0
 
-    def keys_and_values(self, x_BTD: jax.Array, table) -> tuple[jax.Array, jax.Array]:
-        """Keys and values, `[B, K, T, H]` each, as a cache keeps them."""
-        spec = RULES.spec("batch", "time", "kv_heads", "head")
-        k, v = self.key("btd,dkh->btkh", x_BTD, spec), self.value("btd,dkh->btkh", x_BTD, spec)
-        k = k if self.key_norm is None else self.key_norm(k)
-        k = k if table is None else rotary(k, table)
-        return k.swapaxes(1, 2), v.swapaxes(1, 2)
+    def projected(self, x_BTD: jax.Array, table) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Queries `[B, T, N, H]`; keys and values, `[B, K, T, H]` each, as a cache keeps them."""
+        spec, of_queries = (RULES.spec("batch", "time", heads, "head") for heads in ("kv_heads", "heads"))
+        asked = [(of, "btd,dkh->btkh", spec) for of in (self.key, self.value)]
+        q, k, v = together([(self.query, "btd,dnh->btnh", of_queries), *asked], x_BTD)
+        q, k = (of if norm is None else norm(of) for of, norm in ((q, self.query_norm), (k, self.key_norm)))
+        q, k = (of if table is None else rotary(of, table) for of in (q, k))
+        q = q if self.query_scale == 1 else (q.astype(jnp.float32) * self.query_scale).astype(q.dtype)
+        return q, k.swapaxes(1, 2), v.swapaxes(1, 2)
 
-    def __call__(self, x_BTD, kind: LayerKind, k_BKSH, v_BKSH, segments_BT, positions_BT, kernel: str):
+    def __call__(self, q, kind: LayerKind, k_BKSH, v_BKSH, segments_BT, positions_BT, kernel: str):
         """Mix the values of the keys that each query attends to.
 
         Args:
+            q: of `projected`, as are the keys and values, which may be those of a whole row.
             segments_BT, positions_BT: of the queries; only some kernels need them.
             kernel: of `kernels.attention_kernel`, or `plain`, or a function of queries, keys, values, soft cap and
                 sinks that returns the mixed values `[B, T, N, H]`: it remembers other keys.
@@ -72,10 +75,6 @@ class Attention(nnx.Module):
         Returns:
             `[B, T, D]`, and with `plain` the weights `[B, K, G, T, S]`.
         """
-        q = self.query("btd,dnh->btnh", x_BTD, RULES.spec("batch", "time", "heads", "head"))
-        q = q if self.query_norm is None else self.query_norm(q)
-        q = q if kind.table is None else rotary(q, kind.table)
-        q = q if self.query_scale == 1 else (q.astype(jnp.float32) * self.query_scale).astype(q.dtype)
         sinks = None if self.sinks is None else all_gather(self.sinks[...], "heads", dtype=jnp.float32)
         weights, more = None, (self.softcap, sinks)
         match kernel:

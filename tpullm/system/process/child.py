@@ -208,14 +208,15 @@ def limit(name: str, value: int, for_good: bool = False) -> None:
         resource.setrlimit(number, (value, value if for_good else hard))
 
 
-def go_last(session: bool = False) -> None:
-    """Give this thread a tenth of the weight of an ordinary one; Linux alone has priorities of threads.
+def go_last(nice: int = 10, session: bool = False) -> None:
+    """Give this thread less weight than an ordinary one, and those that it starts; Linux alone weighs threads.
 
     Args:
+        nice: 10 is a tenth of the weight, 5 a third.
         session: and the session of this process, such as a child has: Linux may weigh sessions first.
     """
     with contextlib.suppress(OSError):
         thread = threading.get_native_id()
-        os.setpriority(os.PRIO_PROCESS, thread, max(10, os.getpriority(os.PRIO_PROCESS, thread)))
+        os.setpriority(os.PRIO_PROCESS, thread, max(nice, os.getpriority(os.PRIO_PROCESS, thread)))
         if session:
             Path("/proc/self/autogroup").write_text("10")
