@@ -99,7 +99,7 @@ def _help(helpers: int) -> str:
     text("define void @help(ptr %asked) {\nbegin:\n%clock = alloca [2 x i64]")
     box = text.set("call ptr @tpullm_box()")
     staying = text.at("i64", box, _STAYING)
-    text("br label %do\ndo:\n%job = phi ptr [ %asked, %begin ], [ %found, %take ]")
+    text("br label %do\ndo:\n%job = phi ptr [ %asked, %begin ], [ %found, %take ], [ %late, %go ]")
     text(f"call void {text.load('ptr', '%job', _WORK, 8)}(ptr %job)\ncall void @left(ptr %job)")
     others = text.set(f"atomicrmw add ptr {staying}, i64 1 acq_rel")
     text(f"%few = icmp ult i64 {others}, {helpers}\nbr i1 %few, label %stay, label %go\nstay:")
@@ -113,8 +113,10 @@ def _help(helpers: int) -> str:
     text.set(f"atomicrmw sub ptr {staying}, i64 1 acq_rel")
     text("br label %do\nempty:\ncall i32 @sched_yield()")
     text(f"%again = icmp slt i64 {_now(text)}, {until}\nbr i1 %again, label %look, label %go\ngo:")
-    text.set(f"atomicrmw sub ptr {staying}, i64 1 acq_rel")
-    text("ret void\n}")
+    text.set(f"atomicrmw sub ptr {staying}, i64 1 seq_cst")  # who offers a job after this sees that nobody stays
+    last = text.set(f"atomicrmw xchg ptr {box}, i64 0 seq_cst")
+    text(f"%late = inttoptr i64 {last} to ptr\n%some = icmp ne i64 {last}, 0")
+    text("br i1 %some, label %do, label %end\nend:\nret void\n}")
     return "\n".join(text.lines)
 
 
@@ -136,8 +138,12 @@ def _pieces(helpers: int) -> str:
         text.set(f"atomicrmw add ptr {text.at('i64', job, _HELD)}, i64 1 acq_rel")
         staying = text.set(f"load atomic i64, ptr {text.at('i64', box, _STAYING)} acquire, align 8")
         text(f"%awake = icmp ne i64 {staying}, 0\nbr i1 %awake, label %offer, label %schedule\noffer:")
-        offered = text.set(f"cmpxchg ptr {box}, i64 0, i64 {number} acq_rel acquire")
-        text(f"%in = extractvalue {{i64, i1}} {offered}, 1\nbr i1 %in, label %helped, label %schedule\nschedule:")
+        offered = text.set(f"cmpxchg ptr {box}, i64 0, i64 {number} seq_cst seq_cst")
+        text(f"%in = extractvalue {{i64, i1}} {offered}, 1\nbr i1 %in, label %look, label %schedule\nlook:")
+        staying = text.set(f"load atomic i64, ptr {text.at('i64', box, _STAYING)} seq_cst, align 8")
+        text(f"%stays = icmp ne i64 {staying}, 0\nbr i1 %stays, label %helped, label %take_back\ntake_back:")
+        taken = text.set(f"cmpxchg ptr {box}, i64 {number}, i64 0 seq_cst seq_cst")
+        text(f"%mine = extractvalue {{i64, i1}} {taken}, 1\nbr i1 %mine, label %schedule, label %helped\nschedule:")
         for place, value in enumerate(("i64 40", "ptr null", f"ptr {context}", "ptr @help", f"ptr {job}")):
             text(f"store {value}, ptr {text.at('i64', '%asked', place)}")
         error = text.set(f"call ptr {schedule}(ptr %asked)")
