@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import wait_until
-from tests.engine.chain import CONTEXT, ROWS, Chain, Form, V, alone, continued, finish, prompt, scores
+from tests.engine.chain import CONTEXT, ROWS, Chain, Form, V, alone, continued, emitted_by, finish, prompt, scores
 from tpullm.engine import engine as engine_module
 from tpullm.engine.cache import CHUNK, FEW
 from tpullm.engine.engine import PIECES, Engine
@@ -179,6 +179,19 @@ def test_probabilities_are_the_models_own_and_biases_change_the_choice(long, eng
     biased = next(token for token in emitted if token.id == order[9] and not token.top)
     assert biased.log_probability == pytest.approx(logps[order[9]], rel=1e-5)
     assert sum(token.id % 2 for token in emitted) >= 3
+
+
+def test_log_probabilities_are_told_to_who_asks(engine):
+    """Beside one who asks, a program tells those of all; a text is the same alone and among others."""
+    asked = [
+        Request(prompt(9, 1), 3, GREEDY, top=0),
+        Request(prompt(9, 2), 3, GREEDY),
+        Request(prompt(9, 3), 3, GREEDY, top=2),
+    ]
+    told, not_told, with_others = emitted_by(engine, asked)
+    assert all(token.log_probability < 0 and token.top == () for token in told)
+    assert all(token.log_probability is None and token.top == () for token in not_told)
+    assert all(len(token.top) == 2 for token in with_others) and not_told == emitted_by(engine, asked[1:2])[0]
 
 
 @pytest.mark.parametrize(("presence", "frequency"), [(60.0, 0.0), (0.0, 4.0), (9.0, -2.0)])

@@ -1,5 +1,7 @@
 """Which programs are compiled, when, and what is said about it."""
 
+import os
+import sys
 import threading
 
 import jax
@@ -56,6 +58,17 @@ def test_a_program_is_begun_once_however_often_it_is_asked_for():
     wait_until(lambda: not compiled._works)
     assert not compiled.have("c")
     wait_until(lambda: compiled.have("c"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux alone weighs threads")
+def test_a_thread_that_compiles_has_less_weight_than_one_that_writes():
+    weight = lambda: os.getpriority(os.PRIO_PROCESS, threading.get_native_id())  # noqa: E731
+    own, found = weight(), []
+    compiled = Programs(lambda key: found.append(weight()))
+    compiled.compile("ab")
+    compiled.compile_in_thread()
+    wait_until(lambda: compiled.have("c"))
+    assert found == [max(own, 5)] * 3 and weight() == own
 
 
 @pytest.mark.ci
