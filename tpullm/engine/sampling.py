@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tpullm.engine.programs import Run, dispatch
-from tpullm.engine.request import Request
+from tpullm.engine.request import Request, Token
 from tpullm.model.mesh import RULES
 from tpullm.model.rows import fetch_whole, put_whole
 from tpullm.recipe.sampling import GREEDY, Sampling
@@ -97,6 +97,15 @@ def choose_next(
 def fetched_choice(mesh: jax.sharding.Mesh, found: Choice) -> Choice:
     """A choice as numpy arrays; waits for the device."""
     return Choice(*(array if array is None else fetch_whole(mesh, array) for array in found))
+
+
+def emitted_token(request: Request, choice: Choice, n: int | tuple[int, int], ends: str = "") -> Token:
+    """A token of a choice, as it is emitted."""
+    token = int(choice.tokens[n])
+    if request.top is None:
+        return Token(token, None, (), ends)
+    pairs = zip(choice.top[n].tolist(), choice.top_log_probabilities[n].tolist(), strict=True)
+    return Token(token, float(choice.log_probabilities[n]), tuple(pairs)[: request.top], ends)
 
 
 @partial(jax.jit, static_argnames=("top",))
