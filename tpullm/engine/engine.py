@@ -43,16 +43,7 @@ from tpullm.engine.prefill import Prefill, Read
 from tpullm.engine.programs import Programs, of_weak, only_compile
 from tpullm.engine.request import Request, Token
 from tpullm.engine.rows import Rows, Text
-from tpullm.engine.sampling import (
-    LIKELIEST,
-    MOST_TOP,
-    SAMPLED,
-    Next,
-    choose_next,
-    emitted_token,
-    fetched_choice,
-    form_of,
-)
+from tpullm.engine.sampling import LIKELIEST, MOST_TOP, SAMPLED, Next, choose_next, fetched_choice, form_of
 from tpullm.engine.session import Session, check_context
 from tpullm.model.mesh import named_sharding
 from tpullm.model.rows import fetch_whole, row_parts
@@ -299,7 +290,7 @@ class Engine:
             first = len(text.request.ids) - text.request.echo - 1  # the token before the first one that is echoed
             end = min(piece.start + len(piece.ids), len(text.request.ids) - 1)
             for place in range(max(first, piece.start), end):
-                text.on_token(emitted_token(text.request, choice, (n, place - piece.start)))
+                text.on_token(choice.token((n, place - piece.start), text.request))
         next(choosing, None)
         self._prefill.leave(read)  # the first token need not wait for this
 
@@ -417,7 +408,7 @@ class Engine:
                 text.row.text = None
                 with self._lock:
                     self._texts.pop(text.number, None)
-            text.on_token(emitted_token(request, found, n, ends))
+            text.on_token(found.token(n, request, ends))
 
     # Programs. Their keys: what they do, and their sizes.
 

@@ -36,6 +36,14 @@ class Choice(NamedTuple):
     top: jax.Array | None = None
     top_log_probabilities: jax.Array | None = None
 
+    def token(self, n: int | tuple[int, int], request: Request, ends: str = "") -> Token:
+        """The token of a row, or of a place in a piece, as it is emitted; the arrays are numpy's."""
+        token = int(self.tokens[n])
+        if request.top is None:
+            return Token(token, None, (), ends)
+        pairs = zip(self.top[n].tolist(), self.top_log_probabilities[n].tolist(), strict=True)
+        return Token(token, float(self.log_probabilities[n]), tuple(pairs)[: request.top], ends)
+
 
 class Next(NamedTuple):
     """A token to choose: its request, the new tokens before it, and how many more are still on the device."""
@@ -97,15 +105,6 @@ def choose_next(
 def fetched_choice(mesh: jax.sharding.Mesh, found: Choice) -> Choice:
     """A choice as numpy arrays; waits for the device."""
     return Choice(*(array if array is None else fetch_whole(mesh, array) for array in found))
-
-
-def emitted_token(request: Request, choice: Choice, n: int | tuple[int, int], ends: str = "") -> Token:
-    """A token of a choice, as it is emitted."""
-    token = int(choice.tokens[n])
-    if request.top is None:
-        return Token(token, None, (), ends)
-    pairs = zip(choice.top[n].tolist(), choice.top_log_probabilities[n].tolist(), strict=True)
-    return Token(token, float(choice.log_probabilities[n]), tuple(pairs)[: request.top], ends)
 
 
 @partial(jax.jit, static_argnames=("top",))
