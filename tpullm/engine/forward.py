@@ -97,15 +97,17 @@ def read_layers(
         def mixed(q_CTNH, k_CKTH, v_CKTH, softcap, sinks_N):
             held.write(layer, rows_C[:, None], _replicated(positions_CT), k_CKTH, v_CKTH)
             if blocks[0].rows > 1:
-                masks_CTS = _visible_slots(positions_CT, held.slots, window)
                 own = lambda array: array.at[rows_C].get(mode="clip", out_sharding=cache_spec())  # noqa: E731
-                return _attend_to_blocks(q_CTNH, jax.tree.map(own, held.parts(layer)), masks_CTS, softcap, sinks_N)
-            # All pieces are of the one text: its keys need not be copied for each of them.
-            q_1QNH = jnp.reshape(q_CTNH, (1, C * T, *q_CTNH.shape[2:]), out_sharding=by_head)
-            positions_1Q = jnp.reshape(positions_CT, (1, C * T), out_sharding=by_time)
-            masks_1QS = _visible_slots(positions_1Q, held.slots, window)
-            mixed_1QNH = _attend_to_blocks(q_1QNH, held.parts(layer), masks_1QS, softcap, sinks_N)
-            return jnp.reshape(mixed_1QNH, q_CTNH.shape, out_sharding=by_head)
+                q_RQNH, slots_RQ, parts = q_CTNH, positions_CT, jax.tree.map(own, held.parts(layer))
+            else:  # all pieces are of the one text: its keys need not be copied for each of them
+                q_RQNH = jnp.reshape(q_CTNH, (1, C * T, *q_CTNH.shape[2:]), out_sharding=by_head)
+                slots_RQ, parts = jnp.reshape(positions_CT, (1, C * T), out_sharding=by_time), held.parts(layer)
+            if _has_own_code(q_RQNH, parts, softcap, sinks_N):
+                mixed_RQNH = attend_to_slots(q_RQNH, parts, slots_RQ, window)
+            else:
+                masks_RQS = _visible_slots(slots_RQ, held.slots, window)
+                mixed_RQNH = _attend_to_blocks(q_RQNH, parts, masks_RQS, softcap, sinks_N)
+            return jnp.reshape(mixed_RQNH, q_CTNH.shape, out_sharding=by_head)
 
         return mixed
 
@@ -213,21 +215,22 @@ def _extend_layers(model, layers, kinds, groups, x_BTD, positions_BT, longest_B,
                 part = partial(_part_of_rows, first=end - rows, count=rows)
                 slots_RT = part(slots_BT)
                 group.write(layer, jnp.arange(rows)[:, None], _replicated(slots_RT), part(k_BKTH), part(v_BKTH))
-                parts, masks_RTS = group.parts(layer), _visible_slots(slots_RT, group.slots, window)
-                # Each token by itself: it has the same bits with and without the others.
-                tokens, q_RTNH = [slice(n, n + 1) for n in range(q_BTNH.shape[1])], part(q_BTNH)
+                q_RTNH, parts, masks_RTS = (
+                    part(q_BTNH),
+                    group.parts(layer),
+                    _visible_slots(slots_RT, group.slots, window),
+                )
+                if prompts is None and _has_own_code(q_RTNH, parts, softcap, sinks_N):
+                    found.append(attend_to_slots(q_RTNH, parts, slots_RT, window))
+                    continue
                 if prompts is not None:
                     P = prompts.block.slots
                     before_BTP = _visible_slots(positions_BT, P, window) & (jnp.arange(P) < lengths_B1[:, :, None])
                     masks_RTS = jnp.concatenate([before_BTP, masks_RTS], axis=2)
                     parts = [(prompts.block.keys[layer], prompts.block.values[layer]), *parts]
-                own = prompts is None and not softcap and sinks_N is None and can_attend(q_RTNH, parts)
-                each = [
-                    attend_to_slots(q_RTNH[:, one], parts, slots_RT[:, one], window)
-                    if own
-                    else _attend_to_blocks(q_RTNH[:, one], parts, masks_RTS[:, one], softcap, sinks_N)
-                    for one in tokens
-                ]
+                # Each token by itself: it has the same bits with and without the others.
+                tokens = [slice(n, n + 1) for n in range(q_BTNH.shape[1])]
+                each = [_attend_to_blocks(q_RTNH[:, one], parts, masks_RTS[:, one], softcap, sinks_N) for one in tokens]
                 found.append(each[0] if len(each) == 1 else jnp.concatenate(each, axis=1))
             if len(found) == 1:
                 return found[0]
@@ -285,6 +288,11 @@ def _visible_slots(slots_BT: jax.Array, slots: int, window: int) -> jax.Array:
     slots_S = jnp.arange(slots)
     mask = slots_S <= slots_BT1
     return mask & (slots_S > slots_BT1 - window) if window else mask
+
+
+def _has_own_code(q_RTNH, parts, softcap: float, sinks_N) -> bool:
+    """Whether `attend_to_slots` can do it."""
+    return not softcap and sinks_N is None and can_attend(q_RTNH, parts)
 
 
 def _attend_to_blocks(q_RTNH, parts, masks_RTS, softcap: float, sinks_N) -> jax.Array:

@@ -108,7 +108,7 @@ class Text:
         return self.set(f"getelementptr {kind}, ptr {base}, i64 {index}")
 
     def whole(self, operation: str, left: str | int, right: str | int) -> str:
-        """Of two numbers of 64 bits: `add`, `sub`, `mul`, `udiv`, `and`."""
+        """Of two numbers of 64 bits: `add`, `sub`, `mul`, `udiv`, `urem`, `and`."""
         return self.set(f"{operation} i64 {left}, {right}")
 
     def splat(self, kind: str, value: str | int, count: int = LANES) -> str:

@@ -77,6 +77,15 @@ def test_a_row_has_the_same_bits_alone_and_with_fewer_blocks():
     np.testing.assert_array_equal(alone, whole[1:2])
 
 
+def test_tokens_of_a_row_have_the_bits_of_each_by_itself():
+    """A prompt's: those of a row share its keys."""
+    rng, (_, blocks) = np.random.default_rng(2), given(2)
+    q = rng.standard_normal((R, 7, K * G, H)).astype(np.float32)
+    slots = rng.integers(0, sum(BLOCKS) + 9, (R, 7)).astype(np.int32)
+    each = [attended(q[:, n : n + 1], blocks, slots[:, n : n + 1], 40) for n in range(7)]
+    np.testing.assert_array_equal(attended(q, blocks, slots, 40), np.concatenate(each, axis=1))
+
+
 @pytest.mark.parametrize(
     ("width", "slots", "dtype", "fits"),
     [

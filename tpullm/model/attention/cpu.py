@@ -1,7 +1,7 @@
-"""Attention of a token of each text to its cached keys, on a CPU: LLVM compiles it, XLA calls it.
+"""Attention of tokens to the cached keys of their text, on a CPU: LLVM compiles it, XLA calls it.
 
 XLA's matmuls read all slots of all rows that a program has, and give a row the same bits alone and among others only
-with rows of zeros beside it (docs/design/decoding-on-a-cpu.md). Here a row reads the slots that its text has, 16 at a
+with rows of zeros beside it (docs/design/decoding-on-a-cpu.md). Here a token reads the slots that its text has, 16 at a
 time, and the softmax is made as they come (Milakov & Gimelshein 2018).
 
 Shapes: R rows, K key/value heads, G query heads of each, S slots of a block, H head width.
@@ -33,7 +33,7 @@ def can_attend(q: jax.Array, blocks: Sequence[tuple[jax.Array, jax.Array]]) -> b
 def attend_to_slots(
     q_RTNH: jax.Array, blocks: Sequence[tuple[jax.Array, jax.Array]], slots_RT: jax.Array, window: int
 ) -> jax.Array:
-    """Scaled dot-product attention of one token of each row (T is 1), `[R, T, N, H]`.
+    """Scaled dot-product attention of T tokens of each row, each by itself, `[R, T, N, H]`.
 
     Args:
         blocks: keys and values that follow each other, `[R, K, S, H]`.
@@ -42,11 +42,11 @@ def attend_to_slots(
     """
 
     def local(q_RTNH, slots_RT, blocks):
-        (R, _, N, H), K, slots = q_RTNH.shape, blocks[0][0].shape[1], sum(keys.shape[2] for keys, _ in blocks)
+        (R, T, N, H), K, slots = q_RTNH.shape, blocks[0][0].shape[1], sum(keys.shape[2] for keys, _ in blocks)
         ends_RT = jnp.where(slots_RT < slots, slots_RT + 1, 0)
-        spans_R2 = jnp.concatenate([jnp.maximum(ends_RT - (window or slots), 0), ends_RT], axis=1)
-        out = jax.ShapeDtypeStruct((R * K, N // K, H), jnp.float32)
-        operands = q_RTNH.reshape(R, K, N // K, H), spans_R2, *itertools.chain(*blocks)
+        spans_RT2 = jnp.stack([jnp.maximum(ends_RT - (window or slots), 0), ends_RT], axis=2)
+        out = jax.ShapeDtypeStruct((R * T * K, N // K, H), jnp.float32)
+        operands = q_RTNH.reshape(R * T, K, N // K, H), spans_RT2.reshape(-1, 2), *itertools.chain(*blocks)
         return jax.ffi.ffi_call(_target(N // K, H), out)(*operands).reshape(q_RTNH.shape).astype(q_RTNH.dtype)
 
     spec = jax.typeof(q_RTNH).sharding.spec
@@ -72,7 +72,7 @@ declare float @llvm.vector.reduce.fadd.v16f32(float, {FLOATS})
 
 
 def _module(name: str, heads: int, width: int, fast: bool) -> str:
-    """A handler: a piece is a key/value head of a row, slots 16 at a time."""
+    """A handler: a piece is a key/value head of a token, slots 16 at a time."""
     text, parts = Text(), [(g, n) for g in range(heads) for n in range(width // LANES)]
     declared = [cpu_code.FUSED, *([cpu_code.TWO_PRODUCTS] if fast else []), _DECLARED]
     text("\n".join([*declared, cpu_pieces.functions()]))
@@ -88,8 +88,10 @@ def _module(name: str, heads: int, width: int, fast: bool) -> str:
         text(f"{variable} = alloca {kind}")
     one, q = "%one", text.argument(0)
     queries, K, spans, out = text.data(q), text.size(q, 1), text.data(text.argument(1)), text.data(text.result(0))
-    row = text.whole("udiv", one, K)
-    span = [text.load("i32", text.at("<2 x i32>", spans, row), n) for n in range(2)]
+    token = text.whole("udiv", one, K)
+    span = [text.load("i32", text.at("<2 x i32>", spans, token), n) for n in range(2)]
+    tokens = text.whole("udiv", text.size(q, 0), text.size(text.argument(2), 0))  # of a row
+    head = text.whole("add", text.whole("mul", text.whole("udiv", token, tokens), K), text.whole("urem", one, K))
     splats = [text.splat("i32", of) for of in span]
     first, last = (text.set(f"sext i32 {of} to i64") for of in span)
     own = text.at("bfloat", queries, text.whole("mul", one, heads * width))
@@ -100,7 +102,7 @@ def _module(name: str, heads: int, width: int, fast: bool) -> str:
     with text.loop(2, text.load("i64", "%frame", 7), 2) as block:
         pair = text.argument(block), text.argument(text.whole("add", block, 1))
         slots, passed = text.size(pair[0], 2), text.load("i64", "%passed")
-        before = text.whole("mul", text.whole("mul", one, slots), width)
+        before = text.whole("mul", text.whole("mul", head, slots), width)
         keys, values = (text.at("bfloat", text.data(of), before) for of in pair)
         begun = text.set(f"call i64 @llvm.smax.i64(i64 {text.whole('sub', first, passed)}, i64 0)")
         ended = text.set(f"call i64 @llvm.smin.i64(i64 {text.whole('sub', last, passed)}, i64 {slots})")
