@@ -215,6 +215,8 @@ def go_last(nice: int = 10, session: bool = False) -> None:
         nice: 10 is a tenth of the weight, 5 a third.
         session: and the session of this process, such as a child has: Linux may weigh sessions first.
     """
+    if sys.platform != "linux":  # elsewhere the number of a thread may be that of another process
+        return
     with contextlib.suppress(OSError):
         thread = threading.get_native_id()
         os.setpriority(os.PRIO_PROCESS, thread, max(nice, os.getpriority(os.PRIO_PROCESS, thread)))
