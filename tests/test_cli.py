@@ -88,12 +88,12 @@ def test_ctrl_c_while_modules_are_imported_is_no_traceback(monkeypatch):
     assert __main__.entry() == 130
 
 
-def test_ctrl_c_in_a_callback_of_the_garbage_collector_ends_the_command():
+def test_a_signal_in_a_callback_of_the_garbage_collector_ends_the_command():
     """Python drops an exception there, and JAX has such a callback."""
     program = (
         "import gc, os, signal, sys, time; from tpullm.cli import main\n"
         "def callback(*_):\n"
-        "    gc.callbacks.remove(callback); os.kill(os.getpid(), signal.SIGINT); [n for n in range(9)]\n"
+        "    gc.callbacks.remove(callback); os.kill(os.getpid(), signal.SIGTERM); [n for n in range(9)]\n"
         "def verb(argv): gc.callbacks.append(callback); gc.collect(); time.sleep(60)\n"
         "main._dispatch_verb = verb; sys.exit(main.entry())"
     )
