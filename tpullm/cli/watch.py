@@ -6,10 +6,10 @@ itself, unless the variable TPULLM_WATCH is off.
 """
 
 import threading
-import time
 
 from tpullm.report import watching
 from tpullm.system import storage
+from tpullm.system.cluster import hosts
 from tpullm.system.errors import Interrupted, UserError
 from tpullm.system.log import say
 
@@ -33,7 +33,6 @@ def main(arguments) -> None:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         say(f"watch: {watching.address(listener)} shows {arguments.runs[0]}, on this machine only; Ctrl-C ends it")
         try:
-            while True:  # a signal that comes just before a wait does not end it
-                time.sleep(1.0)
+            hosts.wait_for(threading.Event())
         except KeyboardInterrupt:
             raise Interrupted("watch: stopped; the run goes on") from None

@@ -215,14 +215,11 @@ def _extend_layers(model, layers, kinds, groups, x_BTD, positions_BT, longest_B,
                 part = partial(_part_of_rows, first=end - rows, count=rows)
                 slots_RT = part(slots_BT)
                 group.write(layer, jnp.arange(rows)[:, None], _replicated(slots_RT), part(k_BKTH), part(v_BKTH))
-                q_RTNH, parts, masks_RTS = (
-                    part(q_BTNH),
-                    group.parts(layer),
-                    _visible_slots(slots_RT, group.slots, window),
-                )
+                q_RTNH, parts = part(q_BTNH), group.parts(layer)
                 if prompts is None and _has_own_code(q_RTNH, parts, softcap, sinks_N):
                     found.append(attend_to_slots(q_RTNH, parts, slots_RT, window))
                     continue
+                masks_RTS = _visible_slots(slots_RT, group.slots, window)
                 if prompts is not None:
                     P = prompts.block.slots
                     before_BTP = _visible_slots(positions_BT, P, window) & (jnp.arange(P) < lengths_B1[:, :, None])
