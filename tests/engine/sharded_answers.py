@@ -1,38 +1,32 @@
-"""Run in its own process with 8 CPU devices: what `OwnAnswers` samples and the engine writes on each mesh, as JSON.
+"""Run by `tests/eight_devices.py`: what `OwnAnswers` samples and the engine writes on each mesh, as JSON.
 
 And what a model in 4 bits finds likeliest.
 """
 
 import dataclasses
 import json
-import os
+import math
+import sys
+from unittest import mock
 
-from tests.conftest import QUICK_TO_COMPILE
+import jax
+import jax.numpy as jnp
+import numpy as np
 
-os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {QUICK_TO_COMPILE}"
-
-import math  # noqa: E402 (the devices must be asked for before)
-import sys  # noqa: E402
-from unittest import mock  # noqa: E402
-
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-import numpy as np  # noqa: E402
-
-from tpullm.data.prompts import Prompts  # noqa: E402
-from tpullm.engine.engine import Engine  # noqa: E402
-from tpullm.engine.generation import continue_prompts  # noqa: E402
-from tpullm.engine.guesses import Lookup  # noqa: E402
-from tpullm.engine.request import Request  # noqa: E402
-from tpullm.engine.session import Session  # noqa: E402
-from tpullm.evaluation.measured_model import parameter_hash  # noqa: E402
-from tpullm.evaluation.scoring import logits  # noqa: E402
-from tpullm.model.architecture import Architecture  # noqa: E402
-from tpullm.model.mesh import make_mesh, mesh_of_single_tokens  # noqa: E402
-from tpullm.model.quantized import change_each_matrix, quantized  # noqa: E402
-from tpullm.recipe.sampling import Sampling  # noqa: E402
-from tpullm.recipe.schema import AdapterConfig, ModelConfig, PolicyConfig, TrainConfig  # noqa: E402
-from tpullm.training.rollouts import OwnAnswers  # noqa: E402
+from tpullm.data.prompts import Prompts
+from tpullm.engine.engine import Engine
+from tpullm.engine.generation import continue_prompts
+from tpullm.engine.guesses import Lookup
+from tpullm.engine.request import Request
+from tpullm.engine.session import Session
+from tpullm.evaluation.measured_model import parameter_hash
+from tpullm.evaluation.scoring import logits
+from tpullm.model.architecture import Architecture
+from tpullm.model.mesh import make_mesh, mesh_of_single_tokens
+from tpullm.model.quantized import change_each_matrix, quantized
+from tpullm.recipe.sampling import Sampling
+from tpullm.recipe.schema import AdapterConfig, ModelConfig, PolicyConfig, TrainConfig
+from tpullm.training.rollouts import OwnAnswers
 
 CONFIG = ModelConfig(layers=1, width=32, heads=4, kv_heads=2, mlp_width=64, context_length=64).resolved(256)
 PROMPTS = [[5, 6, 7], [9] * 11, [3], [4, 4, 4, 4], [8] * 7]

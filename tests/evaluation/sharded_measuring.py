@@ -1,24 +1,19 @@
-"""Run in its own process with 8 CPU devices: what is measured of a model in training on several meshes, as JSON.
+"""Run by `tests/eight_devices.py`: what is measured of a model in training on several meshes, as JSON.
 
 Arguments: the folder of a tokenizer, and a file of questions.
 """
 
 import json
-import os
 import sys
 
-from tests.conftest import QUICK_TO_COMPILE
+import jax
+import jax.numpy as jnp
 
-os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {QUICK_TO_COMPILE}"
-
-import jax  # noqa: E402 (the devices must be asked for before)
-import jax.numpy as jnp  # noqa: E402
-
-from tpullm import tokenizer as tokenizers  # noqa: E402
-from tpullm.evaluation.while_training import while_training  # noqa: E402
-from tpullm.model.architecture import Architecture  # noqa: E402
-from tpullm.model.mesh import make_mesh  # noqa: E402
-from tpullm.recipe.schema import AdapterConfig, MeasureConfig, ModelConfig, TrainConfig  # noqa: E402
+from tpullm import tokenizer as tokenizers
+from tpullm.evaluation.while_training import while_training
+from tpullm.model.architecture import Architecture
+from tpullm.model.mesh import make_mesh
+from tpullm.recipe.schema import AdapterConfig, MeasureConfig, ModelConfig, TrainConfig
 
 MESHES = {"one": {"fsdp": 1}, "fsdp 2, sequence 2, tensor 2": {"fsdp": 2, "sequence": 2, "tensor": 2}}
 

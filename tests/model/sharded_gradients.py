@@ -1,23 +1,18 @@
-"""Run in its own process with 8 CPU devices: the errors of parameter gradients that 8 devices reduce, as JSON.
+"""Run by `tests/eight_devices.py`: the errors of parameter gradients that 8 devices reduce, as JSON.
 
 For each case the norm of the error, relative to the gradient in float64 from the same bfloat16 operands.
 """
 
 import json
-import os
 
-from tests.conftest import QUICK_TO_COMPILE
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding
 
-os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {QUICK_TO_COMPILE}"
-
-import jax  # noqa: E402 (the devices must be asked for before)
-import jax.numpy as jnp  # noqa: E402
-import numpy as np  # noqa: E402
-from jax.sharding import NamedSharding  # noqa: E402
-
-from tpullm.model.experts.moe import _all_gather_weight  # noqa: E402
+from tpullm.model.experts.moe import _all_gather_weight
 from tpullm.model.linear import matmul
-from tpullm.model.mesh import RULES, make_mesh  # noqa: E402
+from tpullm.model.mesh import RULES, make_mesh
 from tpullm.recipe.mesh_axes import AXES
 
 BF16 = jnp.dtype("bfloat16")

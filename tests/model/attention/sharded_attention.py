@@ -1,27 +1,22 @@
-"""Run in its own process with 4 CPU devices: attention on rows split along `sequence`, against plain attention.
+"""Run by `tests/eight_devices.py`: attention on rows split along `sequence`, against plain attention.
 
 Prints one JSON object: for each case the largest difference of the values and of each gradient, relative to the largest
 number in it. The kernels of a TPU and of a GPU are interpreted.
 """
 
 import json
-import os
 
-from tests.training.several_hosts import QUICK_TO_COMPILE
+import jax
+import jax.numpy as jnp
+import numpy as np
 
-os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=4 {QUICK_TO_COMPILE}"
-
-import jax  # noqa: E402 (the devices must be asked for before)
-import jax.numpy as jnp  # noqa: E402
-import numpy as np  # noqa: E402
-
-from tests.training.small import batch  # noqa: E402
-from tpullm.model.attention import flash  # noqa: E402
-from tpullm.model.attention.plain import attend, causal_mask  # noqa: E402
-from tpullm.model.attention.splash import splash  # noqa: E402
-from tpullm.model.attention.triton import triton_attention  # noqa: E402
+from tests.training.small import batch
+from tpullm.model.attention import flash
+from tpullm.model.attention.plain import attend, causal_mask
+from tpullm.model.attention.splash import splash
+from tpullm.model.attention.triton import triton_attention
 from tpullm.model.mesh import RULES, axis_size, make_mesh, named_sharding
-from tpullm.model.rows import to_zigzag_order, zigzag_order  # noqa: E402
+from tpullm.model.rows import to_zigzag_order, zigzag_order
 
 LENGTH, HEADS, GROUPS, WIDTH = 1024, 2, 2, 128  # the shortest for splash on four devices: 4 x 2 chunks of 128 tokens
 WINDOWS, SOFTCAP = [0, 150], 3.0  # a window that ends within a block, in the second of two kinds of layers

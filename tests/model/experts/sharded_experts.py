@@ -1,4 +1,4 @@
-"""Run in its own process with 8 CPU devices: experts on a mesh against a loop over tokens, as one JSON object.
+"""Run by `tests/eight_devices.py`: experts on a mesh against a loop over tokens, as one JSON object.
 
 For each case the largest difference, relative to the largest number, of the output (from the loop, in float64), and of
 the gradients of tokens and parameters (from those of one device). JAX does not interpret a GPU's kernel where it checks
@@ -9,24 +9,19 @@ the gradients have another function in its place, which leaves what it may leave
 import dataclasses
 import functools
 import json
-import os
 
-from tests.conftest import QUICK_TO_COMPILE
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import NamedSharding
 
-os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {QUICK_TO_COMPILE}"
-
-import jax  # noqa: E402 (the devices must be asked for before)
-import jax.numpy as jnp  # noqa: E402
-import numpy as np  # noqa: E402
-from flax import nnx  # noqa: E402
-from jax.sharding import NamedSharding  # noqa: E402
-
-from tests.model.experts.ragged import ragged_all_to_all  # noqa: E402
-from tests.model.experts.test_moe import by_hand  # noqa: E402
-from tests.training.small import EXPERTS  # noqa: E402
-from tpullm.model.experts import exchange, grouped, moe  # noqa: E402
-from tpullm.model.experts.moe import MixtureOfExperts  # noqa: E402
-from tpullm.model.mesh import RULES, make_mesh  # noqa: E402
+from tests.model.experts.ragged import ragged_all_to_all
+from tests.model.experts.test_moe import by_hand
+from tests.training.small import EXPERTS
+from tpullm.model.experts import exchange, grouped, moe
+from tpullm.model.experts.moe import MixtureOfExperts
+from tpullm.model.mesh import RULES, make_mesh
 from tpullm.recipe.mesh_axes import AXES
 
 CONFIG = dataclasses.replace(EXPERTS.config, experts=8, experts_per_token=3)
