@@ -94,11 +94,11 @@ def compile_one(generation: str, block: int, fused: bool) -> None:
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
     from jax.sharding import NamedSharding, PartitionSpec
 
-    from tpullm.hardware.topologies import Topology
+    from tpullm.hardware.topologies import Slices
     from tpullm.planning.program import compiler_mesh
 
     shape = next(shape for shape in CHIPS[generation].slices.small if math.prod(shape) == 4)
-    mesh = compiler_mesh({"fsdp": -1}, Topology(generation, shape))
+    mesh = compiler_mesh({"fsdp": -1}, Slices(generation, shape))
     of_queries = {"use_fused_bwd_kernel": True} if fused else {"block_q_dq": block, "block_kv_dq": block}
     names = ("block_q", "block_kv", "block_q_dkv", "block_kv_dkv", "block_kv_dkv_compute")
     sizes = kernels.BlockSizes(**dict.fromkeys(names, block), **of_queries)

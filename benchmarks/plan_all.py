@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
-from tpullm.hardware.topologies import parse
+from tpullm.hardware.topologies import memory_holder, parse
 from tpullm.planning.program import job_of, stage_of
 from tpullm.planning.proof import Proof, program_hash, prove
 from tpullm.planning.search import Candidate, assess_memory
@@ -95,10 +95,11 @@ def result(proof: Proof) -> str:
     """The text about the proof in the header of a recipe."""
     if proof.refused:
         return f"not trained yet; {proof.refused}"
-    of = parse(proof.topology).platform.upper()
+    topology = parse(proof.topology)
     return (
-        f"not trained yet; compiled for it by the {of} compiler: {proof.peak_bytes / 2**30:.1f} GiB of "
-        f"{round(proof.limit_bytes / 2**30)} a chip, {speed(proof):,.0f} tokens/s a chip expected"
+        f"not trained yet; compiled for it by the {topology.platform.upper()} compiler: "
+        f"{proof.peak_bytes / 2**30:.1f} GiB of {round(proof.limit_bytes / 2**30)} a {memory_holder(topology)}, "
+        f"{speed(proof):,.0f} tokens/s a chip expected"
     )
 
 
@@ -138,11 +139,12 @@ def page(recipes: dict[str, Recipe], proofs: dict[str, Proof], stale: set[str]) 
 TOP = """# The shipped recipes, proven
 
 Made by `make plan-all`: the step of each recipe, compiled by the compiler of the devices that the recipe names, and the
-evaluation between steps, for its memory (with the optimizer's state). Step time and tokens/s are predicted: for TPUs
-from the compiler's cycles (`tpullm/planning/tpu_schedule.py`), for GPUs from the FLOPs and bytes of each instruction
-(`gpu_schedule.py`). Beside them what `tpullm plan` says without the compiler. Nothing ran on a TPU or a GPU.
+evaluation between steps, for its memory (with the optimizer's state). GiB are of one device, two of which are a chip of
+Ironwood (tpu7x). Step time and tokens/s are predicted: for TPUs from the compiler's cycles
+(`tpullm/planning/tpu_schedule.py`), for GPUs from the FLOPs and bytes of each instruction (`gpu_schedule.py`). Beside
+them what `tpullm plan` says without the compiler. Nothing ran on a TPU or a GPU.
 
-| recipe | topology | GiB a chip | estimated | evaluation | step, s | estimated | tokens/s a chip | waiting | program |
+| recipe | topology | GiB | estimated | evaluation | step, s | estimated | tokens/s a chip | waiting | program |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"""
 
 

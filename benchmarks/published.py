@@ -10,6 +10,7 @@ import yaml
 from tpullm.hardware.chips import CHIPS, Chip
 from tpullm.hardware.topologies import parse
 from tpullm.model.architecture import matrix_parameters
+from tpullm.planning.search import LONG_ROW
 from tpullm.planning.setting import MAXTEXT, Setting
 from tpullm.recipe.mesh_axes import axis_sizes
 from tpullm.recipe.schema import ModelConfig
@@ -48,24 +49,26 @@ class Run:
 def runs() -> list[Run]:
     """All of them, in the order of the file."""
     data = yaml.safe_load(FILE.read_text(encoding="utf-8"))
-    return [_run(row, _model(data["models"][row["model"]])) for row in data["runs"]]
+    return [_run(row, _model(row, data["models"][row["model"]])) for row in data["runs"]]
 
 
-def _model(fields: dict) -> ModelConfig:
+def _model(row: dict, fields: dict) -> ModelConfig:
+    windows = tuple(fields.get("windows", ())) * fields["layers"]  # those of the first layers repeat
+    fields = fields | {"windows": windows[: fields["layers"]], "matmuls": row.get("matmuls", "compute")}
     return ModelConfig(**fields, context_length=1 << 20, qk_norm="none").resolved(0)
 
 
 def _run(row: dict, model: ModelConfig) -> Run:
     topology = parse(row["topology"])
-    mesh = dict(row.get("mesh", {"fsdp": topology.chips // topology.slices}))
-    if math.prod(mesh.values()) != topology.chips:
+    mesh = dict(row.get("mesh", {"fsdp": topology.devices // topology.slices}))
+    if math.prod(mesh.values()) != topology.devices:
         mesh["data"] = topology.slices
     setting = Setting(
         model,
         topology,
         CHIPS[topology.generation],
-        axis_sizes(mesh, topology.chips),
-        rows=row["rows"] * topology.chips,
+        axis_sizes(mesh, topology.devices),
+        rows=round(row["rows"] * topology.chips),
         length=row["length"],
         recompute=tuple(row["recompute"]),
         padding=row.get("padding", 1.0),
@@ -75,6 +78,8 @@ def _run(row: dict, model: ModelConfig) -> Run:
         else dataclasses.replace(MAXTEXT, block=row.get("block", MAXTEXT.block), fused=row.get("fused", False)),
     )
     name = f"{row['model']} on {topology}" + (f" ({row['source']})" if row["source"] in ("tiers", "recipes") else "")
+    name += f", {row['matmuls']}" if "matmuls" in row else ""
+    name += f", rows of {row['length']:,}" if row["source"] == "ironwood" and row["length"] > LONG_ROW else ""
     tokens = row.get("tokens") or row["flops"] * 1e12 / _full_flops(setting)
     return Run(name, row["use"], tokens, setting, 1e9 * row.get("dcn", 0))
 

@@ -212,7 +212,8 @@ def test_planning_says_how_far_the_estimates_are():
     (text,) = texts("docs/en/planning.md")
     held, on_gpus = [], []
     for name, off in errors()["held"]:
-        (on_gpus if re.search("[abh][12]00:", name) else held).append(abs(off))
+        if "tpu7x" not in name:  # which have a table of their own
+            (on_gpus if re.search("[abh][12]00:", name) else held).append(abs(off))
     assert f"of {len(held)} held-out runs" in text
     assert f"| {statistics.mean(held):.1%} in the mean, {max(held):.1%} at most |" in text
     assert f"The error on these is {statistics.mean(on_gpus):.1%} in the mean and {max(on_gpus):.1%} at most" in text

@@ -31,7 +31,7 @@ def test_machines_form_slices_that_exist(name):
     for machine in engine.machines:
         assert machine.startswith(engine.family)
         of_slice = machines.find(machine)
-        assert of_slice.dollars_an_hour == of_slice.devices * CHIPS[name].dollars_per_hour["on_demand"]
+        assert of_slice.dollars_an_hour == of_slice.chips * CHIPS[name].dollars_per_hour["on_demand"]
     if not engine.machines:
         with pytest.raises(UserError, match=f"launch {name} on tpu-vm, as {CHIPS[name].cloud_tpu.name}-N"):
             machines.find(f"{engine.family}hightpu-4t")
@@ -55,8 +55,23 @@ def test_what_can_be_planned_has_all_figures(name):
         assert chip.dollars_per_hour["spot"] <= chip.dollars_per_hour["on_demand"]
         bandwidths = (chip.host_bandwidth, chip.dcn_bandwidth, chip.link_bandwidth, chip.hbm_bandwidth)
         assert 0 < bandwidths[1] <= bandwidths[2] <= bandwidths[3] and bandwidths[0] > 0
+        assert (chip.device_link_bandwidth > chip.link_bandwidth) == (chip.devices_per_chip > 1)
         assert 0 < chip.matmul_efficiency <= 1 and 0 < chip.attention_efficiency <= 1
         assert chip.hbm_bytes / 2**30 == pytest.approx(chip.memory_gib, rel=0.05) and chip.attention
+
+
+def test_ironwood_is_as_published_and_not_made_by_the_cloud_tpu_api():
+    """docs.cloud.google.com/tpu/docs/tpu7x, of a chip: 2,307 TFLOP/s, 192 GiB at 7,380 GB/s, 100 Gbit/s."""
+    chip, two = CHIPS["tpu7x"], CHIPS["tpu7x"].devices_per_chip
+    assert (two * chip.peak_flops, two * chip.memory_gib, two * chip.hbm_bandwidth) == (2307e12, 192, 7380e9)
+    assert (two * chip.dcn_bandwidth, 6 * 2 * chip.link_bandwidth) == (100e9 / 8, 1200e9) and chip.fp8
+    assert of_kind("TPU7x") is chip and chip.chips_per_host == 4
+    # Four matrix units of 256 x 256 at the clock are the peak.
+    assert 2 * 4 * 256**2 * chip.clock == pytest.approx(chip.peak_flops, rel=1e-3)
+    found = machines.find("tpu7x-standard-4t")
+    assert (found.chips, found.devices, found.dollars_an_hour, found.extras) == (4, 8, 48.0, "tpu,gcp")
+    with pytest.raises(UserError, match="tpu7x-128 is not made by the Cloud TPU API, but on Compute Engine and GKE"):
+        machines.find_slice("tpu7x-128")
 
 
 CHIP = Chip(

@@ -27,7 +27,10 @@ def test_a_name_says_generation_shape_and_slices_and_the_compiler_is_told_of_rin
     [
         ("v5e", "is not NAME:SHAPE, such as v5e:16x16, 2 x v5p:4x4x8, h100:8 or h100:16x8"),
         ("v4:4x4", "v4 is not known, nearest"),
-        ("mi300:8", "mi300 is not known.*; there are TPUs v5e, v6e, v5p and GPUs a100, h100, h200, b200, gb200, l4"),
+        (
+            "mi300:8",
+            "is not known.*; there are TPUs v5e, v6e, v5p, tpu7x and GPUs a100, h100, h200, b200, gb200, l4",
+        ),
         ("h10:8", "h10 is not known, nearest h100"),
         ("v5e:4x4x4", "has 2 dimensions, such as 4x4"),
         ("v5p:4x4", "has 3 dimensions, such as 4x4x4"),
@@ -38,6 +41,10 @@ def test_a_name_says_generation_shape_and_slices_and_the_compiler_is_told_of_rin
         ("v6e:16x8", "no such slice of v6e; the nearest are 8x16 or"),
         ("v5p:8x4x4", "no such slice of v5p; the nearest are 4x4x8 or"),
         ("v5p:3x3x3", "no such slice of v5p; the nearest are 2x4x4 or"),
+        ("tpu7:2x2x1", "tpu7 is not known, nearest tpu7x"),
+        ("tpu7x:2x2", "a slice of tpu7x has 3 dimensions, such as 4x4x4"),
+        ("tpu7x:2x4x2", "no such slice of tpu7x; the nearest are 2x2x4 or"),
+        ("tpu7x:16x24x28", "10752 chips a slice; tpu7x has at most 9216"),
         ("h100:3", r"a host has 1, 2, 4, 8 GPUs of h100, not 3$"),
         ("h100:16", r"a host has 1, 2, 4, 8 GPUs of h100, not 16$"),
         ("h100:4x4", r"not 4; several hosts have 8 each"),
@@ -52,6 +59,18 @@ def test_a_name_says_generation_shape_and_slices_and_the_compiler_is_told_of_rin
 def test_what_does_not_exist_is_told_in_one_line(text, message):
     with pytest.raises(UserError, match=message):
         parse(text)
+
+
+def test_a_chip_of_ironwood_is_two_devices():
+    for name, chips in (("tpu7x:1x1x1", 1), ("tpu7x:2x2x1", 4), ("tpu7x:4x4x4", 64), ("2 x tpu7x:4x8x8", 512)):
+        topology = parse(name)
+        assert (str(topology), topology.chips, topology.devices) == (name, chips, 2 * chips)
+        assert topology.grid == (*topology.shape, 2) and topology.device_kind == "TPU7x"
+    assert parse("tpu7x:4x4x4").described()["wrap"] == (True, True, True)
+    assert "chip_config_name" not in parse("tpu7x:2x2x1").described()  # as of a v5p, whose chip is one device
+    for name in ("v5p:4x4x4", "h100:2x8"):
+        assert parse(name).devices == parse(name).chips
+    assert parse("v5e:4x4").grid == (4, 4)
 
 
 @pytest.mark.parametrize(

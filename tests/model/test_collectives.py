@@ -2,10 +2,15 @@
 
 import math
 
+import jax
+import jax.numpy as jnp
 import pytest
+from jax.sharding import PartitionSpec as P
 
 from tests.eight_devices import printed
-from tpullm.model.collectives import line_groups, torus_factors
+from tpullm.hardware.topologies import parse
+from tpullm.model.collectives import line_groups, reduce_scatter_steps, torus_factors
+from tpullm.planning.program import absent_mesh
 
 
 @pytest.mark.parametrize(
@@ -33,6 +38,24 @@ def test_the_factors_of_a_slice_are_as_even_as_can_be(size, dimensions):
     assert math.prod(found) == size and found == sorted(found)
     assert found == [1] if size == 1 else 1 not in found
     assert len(found) == min(dimensions, max(size.bit_length() - 1, 1)) and found[-1] <= 2 * found[0]
+
+
+@pytest.mark.parametrize(
+    ("topology", "lengths"),
+    [
+        ("v5p:4x4x8", [4, 4, 8]),
+        ("tpu7x:4x4x4", [8, 4, 4]),  # the chips of a line, and both devices of each
+        ("tpu7x:4x8x8", [8, 8, 8]),
+        ("tpu7x:1x1x1", [None]),
+        ("h100:4x8", [None]),
+    ],
+)
+def test_the_steps_over_a_whole_slice_are_the_lines_of_its_torus(topology, lengths):
+    found, mesh = [], absent_mesh({"fsdp": -1}, parse(topology))
+    with jax.sharding.use_abstract_mesh(mesh):
+        of = jax.shard_map(lambda x: found.extend(reduce_scatter_steps("fsdp")) or x, out_specs=P("fsdp"))
+        jax.eval_shape(of, jax.ShapeDtypeStruct((512,), jnp.float32, sharding=jax.NamedSharding(mesh, P("fsdp"))))
+    assert [groups and len(groups[0]) for groups in found] == lengths
 
 
 @pytest.mark.ci

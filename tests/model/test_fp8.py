@@ -229,8 +229,24 @@ def test_a_chip_without_fp8_is_refused_in_one_line():
     for kind, platform in (("TPU v5 lite", "tpu"), ("NVIDIA A100-SXM4-80GB", "gpu"), ("a chip of tomorrow", "gpu")):
         line = refused(lambda kind=kind, platform=platform: fits(platform, kind))
         assert line.startswith("model.matmuls: ") and kind in line and line.endswith("use compute")
-    for kind, platform in (("NVIDIA H100 80GB HBM3", "gpu"), ("NVIDIA H200", "gpu"), ("cpu", "cpu")):
+    for kind, platform in (("NVIDIA H100 80GB HBM3", "gpu"), ("NVIDIA H200", "gpu"), ("TPU7x", "tpu"), ("cpu", "cpu")):
         fits(platform, kind)
+
+
+@pytest.mark.parametrize(
+    ("kind", "platform", "multiplied"),
+    [
+        ("TPU7x", "tpu", "float8_e4m3fn"),
+        ("TPU v6 lite", "tpu", "bfloat16"),
+        ("NVIDIA H100 80GB HBM3", "gpu", "float8_e4m3fn"),
+    ],
+)
+def test_codes_are_multiplied_as_they_are_where_the_device_can(kind, platform, multiplied):
+    codes = [jax.ShapeDtypeStruct((8, 8), fp8.E4M3)] * 2
+    with jax.sharding.use_abstract_mesh(planned_mesh({}, 1, AbstractDevice(kind, 1, platform))):
+        traced = jax.make_jaxpr(lambda *x: fp8.codes_einsum("ab,bc->ac", *x, (), jnp.bfloat16))(*codes)
+    (product,) = (one for one in traced.eqns if one.primitive.name == "dot_general")
+    assert {str(operand.aval.dtype) for operand in product.invars} == {multiplied}
 
 
 @needs_gpu_compiler

@@ -1,11 +1,13 @@
 """Sizes of a mesh, the rules from logical dimensions to its axes, and what is said of what does not fit."""
 
+import itertools
 from types import SimpleNamespace
 
 import pytest
 
 from tests.model.test_fit import refused
 from tpullm.model import mesh
+from tpullm.model.collectives import line_groups
 from tpullm.model.mesh import RULES, make_mesh, planned_mesh
 
 
@@ -44,6 +46,23 @@ def test_slices_differ_along_data_alone():
     assert [[one.slice_index for one in part.flat] for part in found] == [[0, 0], [0, 0], [1, 1], [1, 1]]
     assert found.shape == (4, 2, 1) and len({one.id for one in found.flat}) == 8
     assert refused(lambda: mesh.arrange_devices((1, 8, 1), devices)).startswith("mesh.data: 1 can't be shared by 2")
+
+
+def test_an_axis_over_a_whole_slice_has_both_devices_of_a_chip_in_one_line_of_the_first_dimension():
+    places = list(itertools.product(range(4), range(4), range(4), range(2)))
+    devices = [
+        SimpleNamespace(platform="tpu", device_kind="TPU7x", slice_index=0, coords=(x, y, z), core_on_chip=core, id=n)
+        for n, (z, y, x, core) in enumerate(places)
+    ]
+    found = mesh.arrange_devices((1, 128, 1, 1, 1), devices)
+    assert found.shape == (1, 128, 1, 1, 1) and len({one.id for one in found.flat}) == 128
+    for lines, same in zip(line_groups([8, 4, 4]), ((1, 2), (0, 2), (0, 1)), strict=True):
+        for line in lines:
+            of = [found.flat[n] for n in line]
+            assert all(len({one.coords[n] for one in of}) == 1 for n in same)
+            assert len({(one.coords, one.core_on_chip) for one in of}) == len(line)
+    split = mesh.arrange_devices((1, 64, 1, 1, 2), devices)  # the nearest devices are those of a chip
+    assert all(a.coords == b.coords for a, b in split.reshape(64, 2))
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,11 @@ from types import SimpleNamespace
 import pytest
 from published import runs
 
+from tests.conftest import ROOT
 from tests.planning.by_hand import DENSE, setting, shipped
 from tpullm.hardware.chips import CHIPS
 from tpullm.hardware.topologies import parse
+from tpullm.model.architecture import training_flops_per_token
 from tpullm.planning.economics import RESTART_SECONDS_HERE, Estimate, estimate_step, prices_of, whole_run
 from tpullm.planning.setting import RECOMPUTED, with_remat
 from tpullm.recipe.schema import CheckpointConfig, TrainConfig
@@ -44,21 +46,55 @@ def errors() -> dict[str, list[tuple[str, float]]]:
     return found
 
 
+def test_published_runs_of_ironwood_are_met_but_where_the_documentation_says_why():
+    """Of 70 B and 405 B in rows of 8,192 tokens; docs/en/planning.md has the others, and why they are missed."""
+    (fit,) = (error for name, error in errors()["fit"] if "tpu7x" in name)
+    held = {name: error for name, error in errors()["held"] if "tpu7x" in name}
+    met = [error for name, error in held.items() if name.startswith("llama3.1") and "rows" not in name]
+    assert abs(fit) < 0.01 and len(met) == 5 and max(map(abs, met)) < 0.08 and len(held) == 10
+
+
+@pytest.mark.parametrize("page", ["en", "ja"])
+def test_the_table_of_ironwood_is_what_the_estimate_says(page):
+    lines = (ROOT / "docs" / page / "planning.md").read_text(encoding="utf-8").splitlines()
+    rows = [re.findall(r"[^|]+", line.replace(" ", "")) for line in lines if "| tpu7x:" in line]
+    found = []
+    for run in (run for run in runs() if run.setting.topology.generation == "tpu7x"):
+        model = run.name.split(" on ")[0]
+        ours, setting = estimate_step(run.on(CHIPS)).tokens_per_second, run.setting
+        type_ = "fp8" if setting.model.matmuls == "fp8" else "bfloat16"
+        speeds = f"{run.tokens_per_second:,.0f}", f"{ours:,.0f}", f"{ours / run.tokens_per_second - 1:+.1%}"
+        found.append((model, str(setting.topology), f"{setting.length:,}", type_, *speeds))
+    assert [tuple(row) for row in rows] == found
+
+
 def test_published_runs_that_were_held_out_are_met_and_few_were_fitted_to():
     """Within 10 % each but those named above, and 5 % in the mean; mixtures and 405 B are among them."""
-    held = errors()["held"]
+    held = [(name, error) for name, error in errors()["held"] if "tpu7x" not in name]
     assert len(held) >= 30
     assert statistics.mean(abs(error) for _, error in held) < 0.05
     assert {name for name, error in held if abs(error) > 0.10} == set(MISSED)
     assert max(abs(error) for _, error in held) < 0.15
     met = {name.split(" on ")[0] for name, error in held if abs(error) <= 0.10}
     assert {"mixtral-8x7b", "mixtral-8x22b", "llama3.1-405b"} <= met
-    fit = errors()["fit"]
+    fit = [(name, error) for name, error in errors()["fit"] if "tpu7x" not in name]
     assert len(fit) <= 12 and max(abs(error) for name, error in fit if ":" in name and "h100" not in name) < 0.05
     assert max(abs(error) for _, error in fit) < 0.10
     # 8 % in the mean and 15 % at most: the runs are of four machines and three years.
     held = [abs(error) for name, error in errors()["held"] if re.search("[abh][12]00:", name)]
     assert len(held) >= 8 and statistics.mean(held) < 0.08 and max(held) < 0.15
+
+
+def test_speed_and_price_are_of_a_chip_and_mfu_of_the_peak_of_its_devices():
+    config = TrainConfig(steps=1000)
+    of = setting(DENSE, "tpu7x:4x4x4", fsdp=128, rows=512, chip={"devices_per_chip": 2})
+    found = estimate_step(of)
+    assert found.tokens_per_second == pytest.approx(512 * 256 / found.step_seconds / 64)
+    flops = training_flops_per_token(DENSE, 256) * 512 * 256
+    assert found.mfu == pytest.approx(flops / found.step_seconds / (128 * of.device.peak_flops))
+    run = whole_run(config, of, Estimate(9.0, {}, {}, (), 1.0, 1.0), 16_000_000_000, {"on_demand": 2.0})
+    assert run.dollars == {"on_demand": 2.5 * 64 * 2}
+    assert run.save_seconds == 2  # 16 hosts of four chips
 
 
 def test_a_given_price_takes_the_place_of_the_list_and_0_is_a_price():

@@ -97,7 +97,7 @@ def test_given_prices_interruptions_and_counted_devices():
     one = plan_details(plan(chosen_way(setting(topology="v6e:1x1", chip=CHIP))))
     assert one.startswith("mine on v6e:1x1, 1 chip, ")
     assert "over the links" not in plan_details(plan(chosen_way(estimate=dataclasses.replace(ESTIMATE, transfers=()))))
-    here = SimpleNamespace(generation="local", chips=2, __str__=lambda self: "local")
+    here = SimpleNamespace(generation="local", chips=2, devices=2, __str__=lambda self: "local")
     local = dataclasses.replace(setting(fsdp=16, chip=CHIP), topology=here)
     assert ", 2 devices, " in plan_details(plan(chosen_way(local)))
 

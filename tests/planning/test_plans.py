@@ -73,6 +73,21 @@ def test_a_searched_plan_is_the_best_way(plan):
     assert values["search"]["screened"] == found.found.screened >= values["search"]["fitting"] > 0
 
 
+def test_a_search_begins_also_where_the_recipes_own_mesh_does_not_hold_the_batch():
+    """8 rows on 16 chips, all along fsdp; and a mesh for 32 chips. What fits no mesh is refused as it was."""
+    few = load(ROOT / "configs" / "pretrain" / "125m.yaml", [*SMALL[:1], "--pretrain.batch_size=8"])
+    other = dataclasses.replace(RECIPE, mesh={"fsdp": 32})
+    for recipe, message in ((few, "can't be shared by 16 devices"), (other, "needs 32 and does not fit 16")):
+        with pytest.raises(UserError, match=message):
+            make_plan(recipe, MODEL, "v5e:4x4")
+        found = make_plan(recipe, MODEL, "v5e:4x4", searched=True)
+        assert found.fits and found.chosen is found.found.best[0]
+        make_plan(found.recipe, MODEL, "v5e:4x4")  # what it found is a recipe that fits
+    none = load(ROOT / "configs" / "pretrain" / "125m.yaml", ["--pretrain.batch_size=7", "--pretrain.accumulation=1"])
+    with pytest.raises(UserError, match="7 rows .* can't be shared by 16 devices along mesh.fsdp"):
+        make_plan(none, MODEL, "v5e:4x4", searched=True)
+
+
 def test_the_fastest_that_the_compiler_lets_fit_is_chosen(plan):
     settings = (dataclasses.replace(plan.chosen.setting, accumulation=parts) for parts in (1, 2, 1))
     one, two, three = map(assess_memory, settings)

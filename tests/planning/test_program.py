@@ -150,6 +150,14 @@ def test_what_the_compiler_says_of_a_step_and_of_an_evaluation(monkeypatch, step
     assert len(found.date) == len("2026-01-01T00:00:00")
 
 
+def test_a_devices_number_on_its_chip_is_a_coordinate_where_there_are_several(monkeypatch):
+    both = np.array([SimpleNamespace(coords=(1, 2, 0), core_on_chip=core) for core in range(2)])
+    monkeypatch.setattr(compiling, "compiler_mesh", lambda *_: SimpleNamespace(devices=both))
+    monkeypatch.setattr(compiling, "compiled_step", Mock(side_effect=TooLarge(20, 16)))
+    found = compiling.compile_here(dataclasses.replace(JOB, topology=parse("tpu7x:1x1x1")))
+    assert found.places == ((1, 2, 0, 0), (1, 2, 0, 1))
+
+
 def test_the_step_is_traced_on_an_absent_mesh_for_a_tpu():
     """XLA dissolves a loop of one micro-batch, and would compute two forward passes first but for a barrier in the
     step, over all parameters and gradients. The barriers of recomputation are narrow."""

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import pytest
@@ -15,7 +16,7 @@ import pytest
 from tests.conftest import ROOT
 from tests.planning.by_hand import DENSE, EXPERTS, TABLE
 from tests.planning.programs import GATHER, PRODUCT, TORUS, looped
-from tpullm.hardware.topologies import parse
+from tpullm.hardware.topologies import Slices, parse
 from tpullm.planning import proof
 from tpullm.planning.compiling import Executable, compile_apart, read_executable, write_executable
 from tpullm.planning.memory import device_bytes, global_state
@@ -71,6 +72,28 @@ def test_a_proof_survives_json_and_adds_up(compiler):
     assert found.state_bytes == pytest.approx(12 * parameters / 4, rel=0.01)
     assert found.evaluation_bytes == pytest.approx((1 << 30) + 8 * parameters / 4, rel=0.01), "and two moments"
     assert [finding.kind for finding in found.findings] == ["no_kernel"]
+
+
+def test_a_proof_is_made_anew_when_the_compiler_is_told_something_else(monkeypatch):
+    """By the environment, of the slice, or by an option of the compilation."""
+    monkeypatch.setattr(proof, "traced_step", lambda *_: SimpleNamespace(as_text=lambda: "func.func @main() {\n  }"))
+    monkeypatch.setattr(proof, "fingerprint", str)
+    monkeypatch.delenv("LIBTPU_INIT_ARGS", raising=False)
+    of = lambda name: program_hash(dataclasses.replace(JOB, topology=parse(name)), VERSIONS)  # noqa: E731
+    slices, gpus = of("v5e:16x16"), of("h100:2x8")
+    monkeypatch.setenv("LIBTPU_INIT_ARGS", "  ")
+    assert of("v5e:16x16") == slices
+    monkeypatch.setenv("LIBTPU_INIT_ARGS", "--xla_tpu_scoped_vmem_limit_kib=65536")
+    assert of("v5e:16x16") != slices and of("h100:2x8") == gpus
+    monkeypatch.delenv("LIBTPU_INIT_ARGS")
+    monkeypatch.setattr(proof, "absent_options", lambda platform: {"xla_of_tomorrow": True})
+    assert len({slices, gpus, of("v5e:16x16"), of("h100:2x8")}) == 4
+    monkeypatch.undo()
+    monkeypatch.setattr(proof, "traced_step", lambda *_: SimpleNamespace(as_text=lambda: ""))
+    monkeypatch.setattr(proof, "fingerprint", str)
+    told = of("v5e:16x16")
+    monkeypatch.setattr(Slices, "rings", (False, False))
+    assert of("v5e:16x16") != told
 
 
 @pytest.mark.ci

@@ -13,24 +13,34 @@ from tpullm.recipe.fields import result
 from tpullm.recipe.parsing import load
 
 RECIPES = for_accelerators()
-GPU = "-gpu"  # ends the name of a recipe that is the training of another one, on GPUs
+ELSEWHERE = re.compile("-(gpu|tpu7x)$")  # ends the name of a recipe that is the training of another one, elsewhere
 # What their names say, in parameters; of the published shapes, the tables of tokens counted once.
 SIZES = {"125m": 110e6, "350m": 336e6, "1b": 1.236e9, "8b": 8.03e9, "70b": 70.55e9, "175b": 174.6e9, "1t": 1.028e12}
-SIZES |= {"8x7b": 46.7e9, "8b-lora": SIZES["8b"], "8b-qlora": SIZES["8b"], "70b-qlora": SIZES["70b"]}
+SIZES |= {"405b": 405.9e9, "8x7b": 46.7e9, "8b-lora": SIZES["8b"], "8b-qlora": SIZES["8b"], "70b-qlora": SIZES["70b"]}
 
 
 def test_there_is_one_of_each_size():
-    assert {path.stem.removesuffix(GPU) for path in RECIPES} == set(SIZES)
-    on_gpus = {path.stem.removesuffix(GPU) for path in RECIPES if path.stem.endswith(GPU)}
-    assert on_gpus == {"125m", "1b", "8b", "70b", "8x7b", "8b-lora", "8b-qlora"}
+    assert {ELSEWHERE.sub("", path.stem) for path in RECIPES} == set(SIZES)
+    there = {(ELSEWHERE.sub("", path.stem), load(path).topology.split(":")[0]) for path in RECIPES}
+    assert {name for name, chip in there if chip == "h100"} == {
+        "125m",
+        "1b",
+        "8b",
+        "70b",
+        "8x7b",
+        "8b-lora",
+        "8b-qlora",
+    }
+    assert {name for name, chip in there if chip == "tpu7x"} == {"70b", "8x7b", "405b"}
 
 
-@pytest.mark.parametrize("path", [path for path in RECIPES if path.stem.endswith(GPU)], ids=lambda path: path.stem)
-def test_the_training_on_gpus_is_that_on_tpus(path):
+@pytest.mark.parametrize("path", [path for path in RECIPES if ELSEWHERE.search(path.stem)], ids=lambda path: path.stem)
+def test_the_training_elsewhere_is_the_same(path):
     """Only the machine differs, and what may differ with it: keys that change roundings, or nothing."""
-    on_gpus, on_tpus = load(path), load(path.with_stem(path.stem.removesuffix(GPU)))
-    assert parse(on_gpus.topology).chip.gpu and not parse(on_tpus.topology).chip.gpu
-    assert deciding(on_gpus) == deciding(on_tpus)
+    elsewhere, first = load(path), load(path.with_stem(ELSEWHERE.sub("", path.stem)))
+    kind = "gpu" if parse(elsewhere.topology).chip.gpu else elsewhere.topology.split(":")[0]
+    assert path.stem.endswith(f"-{kind}") and not parse(first.topology).chip.gpu
+    assert deciding(elsewhere) == deciding(first)
 
 
 def deciding(recipe) -> list[dict]:
@@ -51,9 +61,9 @@ def test_a_recipe_is_traced_under_its_own_mesh(path):
     job = job_of(recipe, topology)
     text = traced_step(job, absent_mesh(job.mesh, topology)).as_text()
     assert time.monotonic() - start < 60
-    named = SIZES[path.stem.removesuffix(GPU)]
+    named = SIZES[ELSEWHERE.sub("", path.stem)]
     assert parameter_count(Architecture(job.model).shapes) == pytest.approx(named, rel=5e-3)
-    assert f"num_partitions = {topology.chips}" in text
+    assert f"num_partitions = {topology.devices}" in text
     # Attention is the device's own kernel, and layers are a loop: as many copies of the kernel as one layer has.
     splash, triton = r'@tpu_custom_call.*?kernel_name = "splash', "@.*triton.*triton_attention"
     assert 0 < len(re.findall(f"custom_call {triton if topology.chip.gpu else splash}", text)) < 24

@@ -44,13 +44,30 @@ def test_parameters_are_gathered_twice_and_their_gradients_scattered_once():
         ("v6e:8x16", OURS, 2, 24, 2),  # a line and a ring
         ("v5p:4x4x4", OURS, 2, 12, 4),  # a scatter goes over two dimensions at once
         ("v5p:2x2x1", OURS, 1, 4, 1),
+        ("tpu7x:4x4x4", OURS, 2, 12, 4),  # both devices of a chip are in one line
+        ("tpu7x:4x4x4", MAXTEXT, 6, 12, 6),
     ],
 )
 def test_seconds_are_bytes_over_links_and_a_latency_for_each_hop(topology, traits, links, hops, scatter_links):
-    of = setting(TIED, topology, fsdp=parse(topology).chips, rows=512, traits=traits)
+    of = setting(TIED, topology, fsdp=parse(topology).devices, rows=512, traits=traits)
     gathers, sums = traffic(of)
     assert gathers.seconds == pytest.approx(gathers.received / (links * 0.5e9) + 3 * 4 * hops * 1e-6)
     assert sums.seconds == pytest.approx(sums.received / (scatter_links * 0.5e9) + 3 * 2 * hops * 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("axes", "axis", "links", "dimensions"),
+    [
+        ({"fsdp": 128}, "fsdp", 6, 3),  # three rings, and what a chip receives is for both devices
+        ({"fsdp": 64, "tensor": 2}, "fsdp", 3, 3),  # what each device receives is its own
+        ({"fsdp": 64, "tensor": 2}, "tensor", 6, 1),  # between the devices of a chip, six times a link
+        ({"fsdp": 16, "tensor": 8}, "tensor", 2, 1),  # a ring of chips, with both devices
+        ({"fsdp": 32, "tensor": 4}, "tensor", 1, 1),  # a ring of chips, with one device of each
+    ],
+)
+def test_the_devices_of_a_chip_share_its_links(axes, axis, links, dimensions):
+    found = torus_route(parse("tpu7x:4x4x4"), setting(DENSE, "tpu7x:4x4x4", **axes).sizes, axis, False)
+    assert (found.links, found.dimensions) == (links, dimensions)
 
 
 def test_gradients_are_summed_over_copies_of_the_parameters_too():

@@ -239,8 +239,8 @@ SCHEDULED = {name: chip.attention for name, chip in CHIPS.items() if chip.attent
 @pytest.mark.parametrize(("generation", "block"), [(name, block) for name in SCHEDULED for block in SCHEDULED[name]])
 def test_no_kernel_is_faster_than_its_products(generation, block):
     chip, keys = CHIPS[generation], keys_per_query(8192, block)
-    for kernel, products in step_work.MATMULS.items():
-        of = chip.attention[block][kernel]
+    for kernel, of in chip.attention[block].items():
+        products = step_work.MATMULS[kernel]
         turns = 8192 * (8192 if kernel == "all" else keys) / block**2
         besides = (
             turns * of.turn + 8192 / block * of.edge

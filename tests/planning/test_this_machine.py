@@ -89,7 +89,7 @@ def test_a_state_larger_than_the_memory_is_refused(fsdp, adapter, fits, monkeypa
             this_machine.check_state_fits(DENSE, CONFIG, mesh, "talk", adapter)
 
 
-@pytest.mark.parametrize("name", ["v6e:4x4", "v5p:2x2x4", "2 x v5e:2x2", "v6e:1x1"])
+@pytest.mark.parametrize("name", ["v6e:4x4", "v5p:2x2x4", "2 x v5e:2x2", "v6e:1x1", "tpu7x:2x2x1"])
 def test_devices_of_a_tpu_are_their_slice(name):
     """By the coordinates of their chips, wherever these begin."""
     of = parse(name)
@@ -98,7 +98,9 @@ def test_devices_of_a_tpu_are_their_slice(name):
         SimpleNamespace(device_kind=of.device_kind, slice_index=n, coords=tuple(np.add(place, 4)))
         for n in range(of.slices)
         for place in np.ndindex(shape)
+        for _ in range(of.chip.devices_per_chip)
     ]
+    assert len(devices) == of.devices
     assert this_machine._known_topology(np.array(devices)) == of
     unknown = SimpleNamespace(device_kind="TPU v4", coords=(0, 0, 0))
     assert this_machine._known_topology(np.array([unknown])) is None

@@ -1,6 +1,7 @@
 """What a program's instructions cost: on programs whose time can be counted by hand."""
 
 import itertools
+from types import SimpleNamespace
 
 import pytest
 
@@ -36,6 +37,27 @@ def test_a_loops_products_count_once_a_turn():
     assert seconds(loop) == MILLISECOND and seconds(further) == 0
     kernel = '%unfilled.1 = bf16[4096,4096]{1,0} custom-call(%x), metadata={op_name="jvp(unfilled)/pallas_call"}'
     assert seconds(looped(kernel, PRODUCT, turns=1)) == MILLISECOND
+
+
+@pytest.mark.parametrize(
+    ("groups", "kind", "seconds"),
+    [
+        # Lines of 8 devices, 4 chips with both: a ring carries the 7/8 both ways, and each chip needs them once.
+        ([[*range(8)]], "all-gather", 7 / 8 / 2),
+        # Lines of 4 devices of 4 chips: the other devices of these chips use the links too.
+        ([[0, 2, 4, 6], [1, 3, 5, 7]], "all-gather", 3 / 4 / 2 * 2),
+        ([[0, 2, 4, 6], [1, 3, 5, 7]], "all-reduce", 2 * 3 / 4 / 2 * 2),
+        ([[0, 1], [2, 3]], "all-gather", 1 / 2 / 6),  # within chips, at six times a link
+        ([[0, 1]], "collective-permute", 1 / 6),
+        ([[0, 2]], "collective-permute", 2),
+        ([[*range(8)]], "all-to-all", 4 / 8 * 2),  # each device has its own rows
+    ],
+)
+def test_the_devices_of_a_chip_share_its_links(groups, kind, seconds):
+    topology = parse("tpu7x:4x4x4")
+    places = tuple((0, 0, n // 2, n % 2) for n in range(8))
+    one = SimpleNamespace(kind=kind, bytes=1e9, devices=lambda: groups)
+    assert link_seconds(one, topology, places)[1] == pytest.approx(seconds * 1e9 / (100e9 * LINKS), rel=1e-2)
 
 
 def test_gathers_begin_with_their_start_or_their_operands_and_end_by_their_done():

@@ -117,21 +117,24 @@ class ComputeEngine:
 
 @dataclass(frozen=True)
 class Chip:
-    """One kind of chip, a JAX device: a TPU or a GPU. A field that is left out is unknown, or it has no such thing.
+    """One kind of chip, a TPU or a GPU. A field that is left out is unknown, or it has no such thing.
 
-    Bandwidths are in bytes a second and one way. Efficiencies are shares of a peak or of a bandwidth. Defaults are the
-    same for all TPUs.
+    The figures are those of one JAX device. That is a chip, or one of `devices_per_chip`, which share the price, the
+    links and the place of their chip. Bandwidths are in bytes a second and one way. Efficiencies are shares of a peak
+    or of a bandwidth. Defaults are the same for all TPUs.
 
     Args:
         device_kinds: JAX's names of the device (`jax.Device.device_kind`).
         peak_flops: FLOP/s in bfloat16; 0 if not published.
+        devices_per_chip: JAX devices of one chip.
         dollars_per_hour: price of one chip, by kind of price.
         memory_gib: size of the HBM, as published.
         hbm_bytes: HBM that a program may use.
         hbm_bandwidth: of the HBM.
-        link_bandwidth: of one link to a neighbor; of a GPU, by NVLink to all others together.
-        dcn_bandwidth: the chip's share of its host's data center network.
-        host_bandwidth: the chip's share of the bandwidth to its host's memory.
+        link_bandwidth: of one link of a chip to a neighbor; of a GPU, by NVLink to all others together.
+        device_link_bandwidth: between the devices of one chip.
+        dcn_bandwidth: the device's share of its host's data center network.
+        host_bandwidth: the device's share of the bandwidth to its host's memory.
         matmul_efficiency: of large matmuls.
         grouped_efficiency: of matmuls with one expert each, as a share of `matmul_efficiency`.
         attention_efficiency: of the attention kernel, as a share of the speed by `attention`, or without it of the
@@ -142,7 +145,7 @@ class Chip:
         dcn_efficiency: of all-reduces between slices.
         latency_seconds: of one hop of a collective; of a GPU, of a whole collective.
         clock: cycles a second.
-        cores: TensorCores of a chip; they share the heads of attention.
+        cores: TensorCores of a device; they share the heads of attention.
         attention: cycles of the attention kernels by block size: `forward`; the gradients in two passes, `queries` and
             `keys`, or in one, `all`. Sizes that are missing do not fit the VMEM.
         ragged_exchange: whether devices can send each other different numbers of rows in one operation.
@@ -158,11 +161,13 @@ class Chip:
 
     device_kinds: tuple[str, ...]
     peak_flops: float = 0.0
+    devices_per_chip: int = 1
     dollars_per_hour: Mapping[str, float] = field(default_factory=dict)
     memory_gib: int = 0
     hbm_bytes: float = 0.0
     hbm_bandwidth: float = 0.0
     link_bandwidth: float = 0.0
+    device_link_bandwidth: float = 0.0
     dcn_bandwidth: float = 0.0
     host_bandwidth: float = 0.0
     matmul_efficiency: float = 0.0

@@ -78,7 +78,7 @@ class Machine:
     @property
     def devices(self) -> int:
         """JAX devices; a machine without accelerators has one."""
-        return self.gpus or self.chips or 1
+        return self.gpus or (self.chips * CHIPS[self.tpu].devices_per_chip if self.tpu else 1)
 
     @property
     def extras(self) -> str:
@@ -154,10 +154,18 @@ class Slice:
 def find_slice(name: str) -> Slice:
     """The TPU slice of that name. The number in it counts chips (v5e, v6e) or TensorCores, two a chip (v4, v5p).
 
+    From TPU7x on, Google makes slices on Compute Engine and GKE only
+    (docs.cloud.google.com/compute/docs/tpus/tpu-resources-in-compute-engine).
+
     Raises:
-        UserError: there is none; the message names the nearest ones.
+        UserError: there is none; the message names the nearest ones, or another way to launch on such TPUs.
     """
     family, _, number = name.rpartition("-")
+    known = CHIPS.get(family)
+    if known and known.compute_engine and not known.cloud_tpu:
+        (machine, *_) = known.compute_engine.machines
+        told = f"launch it on compute, with --machine {machine}"
+        raise UserError(f"accelerator: {name} is not made by the Cloud TPU API, but on Compute Engine and GKE; {told}")
     chip = _tpu_families().get(family)
     if chip is None or not number.isdigit() or int(number) not in chip.cloud_tpu.sizes:
         raise UserError(f"accelerator: there is no {name}; use {' or '.join(_nearest_slices(name))}")

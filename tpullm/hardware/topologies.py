@@ -22,7 +22,7 @@ class Topology(ABC):
 
     Args:
         generation: a key of `chips.CHIPS`.
-        shape: devices of a slice along each dimension; of GPUs hosts and GPUs a host, or the GPUs of one host.
+        shape: chips of a slice along each dimension; of GPUs hosts and GPUs a host, or the GPUs of one host.
         slices: number of slices; the data center network connects them.
     """
 
@@ -35,8 +35,13 @@ class Topology(ABC):
 
     @property
     def chips(self) -> int:
-        """Number of devices in all slices together."""
+        """Number of chips in all slices together."""
         return math.prod(self.shape) * self.slices
+
+    @property
+    def devices(self) -> int:
+        """Number of JAX devices in all slices together."""
+        return self.chips * self.chip.devices_per_chip
 
     @property
     def device_kind(self) -> str:
@@ -67,6 +72,11 @@ class Slices(Topology):
 
     platform: ClassVar[str] = "tpu"
     compiler: ClassVar[str] = "libtpu"
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """Devices of a slice along each dimension of the torus, and then those of a chip if they are several."""
+        return self.shape + (self.chip.devices_per_chip,) * (self.chip.devices_per_chip > 1)
 
     @property
     def rings(self) -> tuple[bool, ...]:
@@ -111,6 +121,11 @@ class GpuHosts(Topology):
         domains, hosts = self.chips // self.of_domain, self.of_domain // self.of_host
         shape = f"{domains}x{hosts}x{self.of_host}"
         return {"platform": "cuda", "target_config": _gpu_target_config(self.chip), "topology": shape}
+
+
+def memory_holder(topology: Topology) -> str:
+    """What has a memory of its own, in words: a chip, or a device where chips have several."""
+    return "device" if topology.devices > topology.chips else "chip"
 
 
 def parse(text: str) -> Topology:

@@ -37,7 +37,10 @@ def reduce_scatter_steps(axis: str, planes: bool = False) -> list:
     size, mesh = jax.lax.axis_size(axis), jax.sharding.get_abstract_mesh()
     chip = of_kind(abstract_device().device_kind)
     dimensions = 1 if chip.gpu else chip.slices.dimensions if chip.slices else 2
-    sizes = torus_factors(size, dimensions) if size == mesh.size else [size]
+    sizes = [size]
+    if size == mesh.size:  # the devices of a chip are in one line of the first dimension: see `mesh.arrange_devices`
+        first, *others = torus_factors(size // chip.devices_per_chip, dimensions)
+        sizes = [first * chip.devices_per_chip, *others]
     return line_groups(sizes, 2 if planes and len(sizes) == 3 else 1) if len(sizes) > 1 else [None]
 
 

@@ -12,9 +12,10 @@ Scales are chosen so that no law of the program is lost:
   is rounded alike under any scale, unless it is too small for it.
 - There is no state: a training that resumes has the same scales.
 
-The matmul is of the codes alone, and the scales are multiplied into its result. A GPU multiplies the codes as they are.
-Any other device multiplies the same numbers in the wider type, which holds each product of two codes exactly: only the
-order of sums differs. A code is that of its bfloat16 number on every device: an intermediate float16 changes none.
+The matmul is of the codes alone, and the scales are multiplied into its result. A GPU multiplies the codes as they are,
+and so does a TPU that has matmuls of 8-bit floats. Any other device multiplies the same numbers in the wider type,
+which holds each product of two codes exactly: only the order of sums differs. A code is that of its bfloat16 number on
+every device: an intermediate float16 changes none.
 
 Shapes: B batch, T length.
 """
@@ -24,6 +25,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from tpullm.hardware.chips import of_kind
+from tpullm.model.mesh import abstract_device
 from tpullm.model.platform import matmul_dtype, target_platform
 
 E4M3, E5M2 = jnp.dtype("float8_e4m3fn"), jnp.dtype("float8_e5m2")
@@ -85,8 +88,9 @@ def codes_einsum(subscripts: str, left: jax.Array, right: jax.Array, scales: tup
     summed = [letter for letter in letters if letter in others]
     dimensions = tuple([of.index(letter) for letter in summed] for of in (letters, others))
     # `jnp.einsum` would not multiply e5m2 by e4m3. In a wider type, XLA for a GPU may choose a kernel of that type.
-    gpu = target_platform() == "gpu"
-    left, right = (left, right) if gpu else (left.astype(dtype), right.astype(dtype))
+    gpu, device = target_platform() == "gpu", abstract_device()
+    if not gpu and (device is None or not of_kind(device.device_kind).fp8):
+        left, right = left.astype(dtype), right.astype(dtype)
     out = jax.lax.dot_general(
         *(left, right, (dimensions, ((), ()))),
         precision="highest" if gpu else None,  # by default cuBLASLt sums float8 in fewer bits than float32 has

@@ -15,6 +15,7 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
+from tpullm.hardware.chips import of_kind
 from tpullm.recipe.mesh_axes import AXES, axis_sizes
 from tpullm.system.errors import UserError
 
@@ -74,11 +75,17 @@ def arrange_devices(sizes: tuple[int, ...], devices: Sequence[jax.Device]) -> np
 
     TPU slices differ along `data` alone, since only the data center's network connects them.
 
+    An axis that is all of a slice goes along the lines of its torus (`collectives.py`), most of it along the first
+    dimension. The devices of a chip share its links, so they are in one line there, and need each link once.
+
     Raises:
         UserError: the size of `data` is not a multiple of the number of slices.
     """
     slices = _slice_count(devices)
     options = {"allow_split_physical_axes": True}
+    if slices == 1 and max(sizes) == len(devices) and of_kind(devices[0].device_kind).devices_per_chip > 1:
+        along = sorted(devices, key=lambda one: (one.coords[0], one.core_on_chip, *one.coords[1:]))
+        return np.array(along).reshape(sizes)
     if slices == 1:
         return mesh_utils.create_device_mesh(sizes, devices, **options)
     if sizes[0] % slices:

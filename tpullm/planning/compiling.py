@@ -14,6 +14,9 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from jax.sharding import Mesh
+
+from tpullm.hardware.topologies import Slices
 from tpullm.planning.program import TooLarge, compiled_step, compiler_environment, compiler_mesh
 from tpullm.planning.setting import Job
 from tpullm.system import storage
@@ -28,7 +31,8 @@ class Executable:
         text: the scheduled program; empty if it does not fit the memory.
         peak_bytes: peak memory of a device; if it does not fit, the memory that it would need.
         limit_bytes: memory of a device that a program may use, if the compiler refused it for that; else 0.
-        places: the coordinates of each device in its slice; of GPUs none.
+        places: the coordinates of each device in its slice, and its number on its chip if a chip has several; of GPUs
+            none.
         seconds: duration of the compilation.
         date: of the compilation, ISO 8601.
         evaluation_bytes: peak memory of a device in an evaluation, without the optimizer's state; 0 if the step does
@@ -103,10 +107,15 @@ def compile_here(job: Job) -> Executable:
             evaluation = compiled_step(job, mesh, evaluation=True).memory_analysis().peak_memory_in_bytes
         except TooLarge as error:
             evaluation = error.needed_bytes
-    dimensions, on_tpu = len(job.topology.shape), job.topology.platform == "tpu"
-    places = tuple(tuple(device.coords[:dimensions]) for device in mesh.devices.flat) if on_tpu else ()
+    places = _places(mesh, job.topology) if isinstance(job.topology, Slices) else ()
     date = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime())
     return Executable(text, peak, limit, places, round(time.monotonic() - start, 1), date, evaluation)
+
+
+def _places(mesh: Mesh, topology: Slices) -> tuple[tuple[int, ...], ...]:
+    several, dimensions = topology.chip.devices_per_chip > 1, len(topology.shape)
+    of = lambda device: (*device.coords[:dimensions], *([device.core_on_chip] if several else []))  # noqa: E731
+    return tuple(map(of, mesh.devices.flat))
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ class Estimate:
         computing: seconds by part of the step.
         exposed: seconds in which the device waits for the links, by mesh axis (`host`: for the host's memory).
         transfers: all traffic, hidden or not.
-        tokens_per_second: of one device.
+        tokens_per_second: of one chip.
         mfu: model FLOPs utilization: a share of the peak, without recomputation, with causal attention.
     """
 

@@ -1,7 +1,7 @@
 """Plans as text: memory by kind against the limit, the parts of a step's time, the whole run, several side by side."""
 
 from tpullm.hardware.chips import PRICES_DATE
-from tpullm.hardware.topologies import Topology
+from tpullm.hardware.topologies import Topology, memory_holder
 from tpullm.planning.plans import Plan
 from tpullm.planning.program import stage_of
 from tpullm.planning.search import Candidate, why_behind
@@ -19,7 +19,8 @@ def plan_details(plan: Plan) -> str:
     if plan.advice:
         over = f"{plan.advice.over_bytes / GIB:.2f} GiB"
         largest = f"{plan.advice.largest} is largest, {plan.advice.largest_bytes / GIB:.2f} GiB"
-        parts.append(f"IT DOES NOT FIT: {over} a chip are missing; {largest}; {_cure_line(plan)}")
+        holder = memory_holder(plan.chosen.setting.topology)
+        parts.append(f"IT DOES NOT FIT: {over} a {holder} are missing; {largest}; {_cure_line(plan)}")
     parts += [_time_table(plan), _run_lines(plan)] if plan.fits else []
     parts += [_search_table(plan)] if plan.found else []
     parts += [*([_compiled_lines(plan)] if plan.proven else []), _uncounted(plan)]
@@ -30,9 +31,10 @@ def plans_side_by_side(plans: list[Plan]) -> str:
     """One line for each plan, with how to run it, or why it can't be run."""
     kinds = list(dict.fromkeys(kind for plan in plans for kind in plan.run.dollars))
     prices = [kind.replace("_", " ") for kind in kinds]
+    (holder, *_) = sorted({memory_holder(plan.chosen.setting.topology) for plan in plans}, reverse=True)
     rows = [
         ("", "", "", "", "tokens/s", "", "", *["dollars"] * len(kinds), ""),
-        ("topology", "chips", "GiB a chip", "step", "a chip", "MFU", "days", *prices, ""),
+        ("topology", "chips", f"GiB a {holder}", "step", "a chip", "MFU", "days", *prices, ""),
     ]
     for plan in plans:
         found, run, topology = plan.chosen.estimate, plan.run, plan.chosen.setting.topology
@@ -72,7 +74,8 @@ def _memory_table(plan: Plan) -> str:
     shown |= {"all else": rest} if (rest := memory.peak - sum(shown.values())) > SMALL * memory.peak else {}
     rows = [(kind, f"{held / GIB:.2f} GiB", bar(held / max(limit, memory.peak))) for kind, held in shown.items()]
     rows.append(("together", f"{memory.peak / GIB:.2f} GiB", f"of {limit / GIB:.2f}"))
-    return f"peak memory of a chip, in the {memory.moment}\n{aligned(rows)}"
+    holder = memory_holder(plan.chosen.setting.topology)
+    return f"peak memory of a {holder}, in the {memory.moment}\n{aligned(rows)}"
 
 
 def _cure_line(plan: Plan) -> str:
@@ -142,7 +145,8 @@ def _compiled_lines(plan: Plan) -> str:
         step = "DOES NOT FIT" if proof.refused else f"{compiled} ({estimated})"
         rows.append((_command_keys(candidate), memory, step, ""))
     proof = plan.proofs[0]
-    head = "compiled: memory of a chip, and a step by its program (in brackets: as estimated)"
+    holder = memory_holder(plan.chosen.setting.topology)
+    head = f"compiled: memory of a {holder}, and a step by its program (in brackets: as estimated)"
     told = [proof.refused] if proof.refused else [finding.text for finding in proof.findings]
     return "\n".join([head, aligned(rows), *(f"  {line}" for line in told)])
 

@@ -6,19 +6,22 @@ memory or traffic is a change of these formulas too: `tests/planning` compares t
 runs.
 """
 
+import contextlib
 import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
 from tpullm.hardware import topologies
-from tpullm.hardware.topologies import Slices
+from tpullm.hardware.chips import Chip
+from tpullm.hardware.topologies import Slices, Topology
 from tpullm.planning.economics import Run, prices_of, whole_run
 from tpullm.planning.memory import global_state
 from tpullm.planning.program import job_of, stage_of
 from tpullm.planning.proof import Proof
-from tpullm.planning.search import Advice, Candidate, Found, advise, assess_memory, search, why_behind
-from tpullm.planning.setting import setting_of
+from tpullm.planning.search import Advice, Candidate, Found, advise, assess_memory, meshes, search, why_behind
+from tpullm.planning.setting import Job, Setting, setting_of
 from tpullm.planning.this_machine import local_setting, machine
+from tpullm.recipe.mesh_axes import AXES
 from tpullm.recipe.schema import ModelConfig, Recipe
 from tpullm.system.errors import UserError
 
@@ -85,9 +88,11 @@ def make_plan(
         stage: of `program.stage_of`.
 
     Raises:
-        UserError: no such topology or stage, or the recipe does not fit it (its mesh, its rows, a size of its model).
+        UserError: no such topology or stage, or the recipe does not fit it: its mesh, its rows, a size of its model. A
+            search takes another mesh, and refuses only if no mesh fits.
     """
-    job = job_of(recipe, machine() if name == "local" else topologies.parse(name), stage, model)
+    job_on = _job_to_search if searched else job_of
+    job = job_on(recipe, machine() if name == "local" else topologies.parse(name), stage, model)
     setting = local_setting(job) if name == "local" else setting_of(job)
     found = search(setting) if searched else None
     chosen = found.best[0] if found and found.best else assess_memory(setting)
@@ -95,6 +100,26 @@ def make_plan(
     prices = prices_of(setting.topology.generation, list(prices))
     run = whole_run(job.config, chosen.setting, chosen.estimate, size, prices, hours_between, restart_seconds)
     return Plan(chosen.changed(recipe), chosen, run, advise(chosen), found, uncounted=stage_of(recipe, stage).uncounted)
+
+
+def _job_to_search(recipe: Recipe, topology: Topology, stage: str, model: ModelConfig) -> Job:
+    """The training on its own mesh, or on the first mesh that it fits in one micro-batch, from where a search begins.
+
+    Raises:
+        UserError: of its own mesh, if it fits no other one either.
+    """
+    try:
+        return job_of(recipe, topology, stage, model)
+    except UserError as refused:
+        planned = stage_of(recipe, stage)
+        config = dataclasses.replace(planned.config, accumulation=1)
+        sizes = (topology.devices, *[1] * (len(AXES) - 1))
+        whole = Setting(model, topology, Chip(()), sizes, config.batch_size, config.sequence_length)
+        for sizes in meshes(whole):
+            other = dataclasses.replace(planned.changed(recipe, config), mesh=dict(zip(AXES, sizes, strict=True)))
+            with contextlib.suppress(UserError):
+                return job_of(other, topology, stage, model)
+        raise refused
 
 
 def with_proofs(plan: Plan, proofs: list[tuple[Candidate, Proof]]) -> Plan:

@@ -133,7 +133,7 @@ QUIET = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "ALLOW_
 
 def absent_mesh(shape: Mapping[str, int], topology: Topology) -> AbstractMesh:
     """The mesh of a recipe over absent chips, for tracing."""
-    return planned_mesh(shape, topology.chips, AbstractDevice(topology.device_kind, 1, topology.platform))
+    return planned_mesh(shape, topology.devices, AbstractDevice(topology.device_kind, 1, topology.platform))
 
 
 def compiler_mesh(shape: Mapping[str, int], topology: Topology) -> Mesh:
@@ -153,7 +153,7 @@ def compiler_mesh(shape: Mapping[str, int], topology: Topology) -> Mesh:
     finally:
         os.environ.clear()
         os.environ.update(before)
-    return Mesh(arrange_devices(axis_sizes(shape, topology.chips), described.devices), AXES, axis_types=EXPLICIT)
+    return Mesh(arrange_devices(axis_sizes(shape, topology.devices), described.devices), AXES, axis_types=EXPLICIT)
 
 
 def compiler_versions(topology: Topology) -> dict[str, str]:
@@ -173,6 +173,14 @@ def compiler_environment(topology: Topology) -> dict[str, str]:
     """The environment of a process that compiles for a topology."""
     path = [str(GPU_COMPILER)] * isinstance(topology, GpuHosts) + [os.environ.get("PYTHONPATH", "")]
     return os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join(filter(None, path))}
+
+
+def absent_options(platform: str) -> dict[str, bool]:
+    """Options of a compilation for absent devices, beside those of the program (`platform.compiler_options`).
+
+    XLA asks the GPU how much memory it needs to sort by CUDA's library; without it, XLA sorts by itself.
+    """
+    return {"xla_gpu_enable_cub_radix_sort": False} if platform == "gpu" else {}
 
 
 def traced_step(job: Job, mesh: Mesh | AbstractMesh, evaluation: bool = False) -> jax.stages.Lowered:
@@ -220,9 +228,7 @@ def compiled_step(job: Job, mesh: Mesh, evaluation: bool = False) -> Any:
     """
     kind = mesh.abstract_mesh.abstract_device
     try:
-        # XLA asks the GPU how much memory it needs to sort by CUDA's library; without it, XLA sorts by itself.
-        options = {"xla_gpu_enable_cub_radix_sort": False} if kind.platform == "gpu" else None
-        executable = traced_step(job, mesh, evaluation).compile(compiler_options=options)
+        executable = traced_step(job, mesh, evaluation).compile(compiler_options=absent_options(kind.platform))
     except jax.errors.JaxRuntimeError as error:
         found = re.search(r"total memory required .*?\(([\d.]+)G\) exceeds available HBM \(([\d.]+)G\)", str(error))
         if not found:

@@ -1,12 +1,14 @@
 """The proof of a recipe: its step, compiled for an absent slice, with the compiler's memory, time and collectives.
 
 The evaluation between steps is compiled too, for its memory. What the compiler said is kept in
-`~/.cache/tpullm/proofs`, by the hash of the program before compilation, the slice, the options and the versions. So a
-trace of 3 s tells whether a proof is older than the code. Everything else is made anew from the kept text.
+`~/.cache/tpullm/proofs`, by the hash of the program before compilation, the slice, the options
+(`LIBTPU_INIT_ARGS` too) and the versions. So a trace of 3 s tells whether a proof is older than the code. Everything
+else is made anew from the kept text.
 """
 
 import hashlib
 import math
+import os
 import re
 import threading
 from collections import Counter, defaultdict
@@ -17,13 +19,13 @@ from typing import Any
 
 import jax
 
-from tpullm.hardware.topologies import GpuHosts, Topology
+from tpullm.hardware.topologies import GpuHosts, Topology, memory_holder
 from tpullm.model.platform import compiler_options
 from tpullm.planning import gpu_schedule, tpu_schedule
 from tpullm.planning.compiling import Executable, compile_apart, read_executable, write_executable
 from tpullm.planning.findings import Finding, Look, axes_of, find_faults
 from tpullm.planning.memory import architecture_of, device_bytes, global_state
-from tpullm.planning.program import absent_mesh, compiler_versions, job_of, traced_step
+from tpullm.planning.program import absent_mesh, absent_options, compiler_versions, job_of, traced_step
 from tpullm.planning.setting import Job, setting_of
 from tpullm.planning.timeline import Item, part_of
 from tpullm.recipe.mesh_axes import AXES, axis_sizes
@@ -143,14 +145,19 @@ def prove(
 
 
 def program_hash(job: Job, versions: Mapping[str, str]) -> str:
-    """The hash of the compiler's inputs: the traced programs, the slice, the options, the versions; it takes 3 s."""
+    """The hash of the compiler's inputs; it takes 3 s.
+
+    They are the traced programs, what the compiler is told of the slice, the options of the program and of the
+    environment, and the versions.
+    """
     mesh = absent_mesh(job.mesh, job.topology)
     with jax.sharding.use_abstract_mesh(mesh):
-        options = compiler_options()
+        options = compiler_options() | absent_options(job.topology.platform)
     with TRACING:
         programs = [fingerprint(traced_step(job, mesh, evaluation).as_text()) for evaluation in (False, True)]
-    told = [*programs, str(job.topology), sorted(options.items())]
-    return hashlib.sha256(repr([*told, sorted(versions.items())]).encode()).hexdigest()[:16]
+    given = os.environ.get("LIBTPU_INIT_ARGS", "").split() if job.topology.platform == "tpu" else []
+    told = [given, *(sorted(of.items()) for of in (job.topology.described(), options, versions))]
+    return hashlib.sha256(repr([*programs, *told]).encode()).hexdigest()[:16]
 
 
 _FUNCTION = re.compile(r"^  func\.func (?:public |private )?@([\w.]+)(.*?)^  \}$", re.MULTILINE | re.DOTALL)
@@ -182,7 +189,7 @@ def proof_cache_file(program: str) -> Path:
 
 def proof_of(name: str, job: Job, program: str, versions: dict[str, str], executable: Executable) -> Proof:
     """The proof of a compiled step: its time from its schedule, or why it does not fit."""
-    sizes = axis_sizes(job.mesh, job.topology.chips)
+    sizes = axis_sizes(job.mesh, job.topology.devices)
     whole = global_state(job.model, job.config.optimizer, job.adapter)
     parameters, optimizer = (device_bytes(kind, sizes) for kind in (whole.parameters + whole.frozen, whole.optimizer))
     limit = executable.limit_bytes or round(job.topology.chip.hbm_bytes)
@@ -278,5 +285,6 @@ def why_not_fit(job: Job, executable: Executable, state_bytes: int, limit_bytes:
             key = "give mesh.sequence or mesh.tensor more devices, or take more chips"
     # If the step did not fit, the evaluation was not compiled.
     moment = " in an evaluation" if executable.evaluation_bytes else ""
-    needed = f"{executable.peak_bytes / 2**30:.1f} GiB a chip of {limit_bytes / 2**30:.1f}{moment}"
+    holder = memory_holder(job.topology)
+    needed = f"{executable.peak_bytes / 2**30:.1f} GiB a {holder} of {limit_bytes / 2**30:.1f}{moment}"
     return f"does not fit: {needed}, by the compiler; largest are {what}: {key}"

@@ -30,10 +30,11 @@ class Route(NamedTuple):
     """The route of a collective along a mesh axis, on a torus.
 
     A ring of links carries data both ways, so a chip receives over two links; a line that is not closed carries it one
-    way. The bandwidths of several dimensions add up.
+    way. The bandwidths of several dimensions add up. The devices of one chip share its links: those that are in one
+    collective receive the same data, and pass it on to each other.
 
     Args:
-        links: over which a chip receives data at once.
+        links: over which a device receives data at once; a part of one if devices share it.
         hops: chips that the data passes.
         dimensions: of the torus that it uses.
     """
@@ -48,9 +49,11 @@ def torus_route(topology: Topology, sizes: tuple[int, ...], axis: str, in_lines:
     """The route of collectives along `axis`.
 
     Mesh axes get dimensions of the torus from the last axis to the first, as in `jax.make_mesh`: as many whole
-    dimensions as possible whose product is the axis' size, or else parts of dimensions.
+    dimensions as possible whose product is the axis' size, or else parts of dimensions. The devices of a chip are one
+    more dimension, the last.
     """
-    free = {n: size for n, size in enumerate(topology.shape) if size > 1}
+    grid = topology.grid if isinstance(topology, Slices) else topology.shape
+    free = {n: size for n, size in enumerate(grid) if size > 1}
     sizes = (max(1, sizes[0] // topology.slices), *sizes[1:])
     for name, size in reversed(list(zip(AXES, sizes, strict=True))):
         if size == 1:
@@ -59,15 +62,30 @@ def torus_route(topology: Topology, sizes: tuple[int, ...], axis: str, in_lines:
         whole = next((chosen for chosen in every if prod(free[n] for n in chosen) == size), ())
         taken = {n: free[n] for n in whole} or _parts_of_dimensions(free, size)
         if name == axis:
-            rings = topology.rings if isinstance(topology, Slices) else (False,) * len(topology.shape)
-            links = [2 if rings[n] and part == topology.shape[n] else 1 for n, part in taken.items()]
-            one_by_one = in_lines and size == topology.chips
-            return Route(max(links) if one_by_one else sum(links), sum(taken.values()), len(taken))
+            return _route_over(topology, taken, in_lines and size == topology.devices)
         for n, part in taken.items():
             free[n] //= part
             if free[n] <= 1:
                 del free[n]
     return Route(1.0, 1, 1)
+
+
+def _route_over(topology: Topology, taken: dict[int, int], one_by_one: bool) -> Route:
+    """The route of a collective over parts of these dimensions of the torus and of its chips' devices.
+
+    Args:
+        one_by_one: along the lines of one dimension after the other. The devices of a chip are in one line of the
+            first, and that step takes the longest.
+    """
+    torus = {n: part for n, part in taken.items() if n < len(topology.shape)}
+    devices, chip = (topology.chip.devices_per_chip, topology.chip) if isinstance(topology, Slices) else (1, None)
+    if not torus:
+        return Route(chip.device_link_bandwidth / chip.link_bandwidth, 1, 1)
+    rings = topology.rings if isinstance(topology, Slices) else (False,) * len(topology.shape)
+    links = [2 if rings[n] and part == topology.shape[n] else 1 for n, part in torus.items()]
+    if not one_by_one:
+        links = [sum(links) * taken.get(len(topology.shape), 1) / devices]
+    return Route(max(links), sum(torus.values()), len(torus))
 
 
 def _parts_of_dimensions(free: dict[int, int], size: int) -> dict[int, int]:
@@ -126,7 +144,8 @@ def _parameter_transfers(setting: Setting) -> list[Transfer]:
     hops = 2 * times * model.layers * 2
     gathers_wait, sums_wait = waits_for_parameters(setting)
     # On a torus of three dimensions, a reduce-scatter takes two at once (`torus.steps`).
-    planes = setting.traits.in_lines and size == setting.topology.chips and min(setting.topology.shape[2:] or (1,)) > 1
+    topology = setting.topology
+    planes = setting.traits.in_lines and size == topology.devices and min(topology.shape[2:] or (1,)) > 1
     found = [
         _timed_transfer(setting, "fsdp", "all-gathers of parameters", gathered, hops, gathers_wait),
         _timed_transfer(setting, "fsdp", "sums of gradients", summed, hops // 2, sums_wait, faster=2 if planes else 1),
@@ -153,7 +172,7 @@ def waits_for_parameters(setting: Setting) -> tuple[bool, bool]:
     if not setting.device.offloads_collectives:
         return False, True
     over = torus_route(setting.topology, setting.sizes, "fsdp", True).dimensions
-    waits = over > 1 and setting.along("fsdp") < setting.topology.chips
+    waits = over > 1 and setting.along("fsdp") < setting.topology.devices
     return waits, waits
 
 

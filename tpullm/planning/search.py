@@ -143,11 +143,11 @@ def meshes(setting: Setting) -> Iterator[tuple[int, ...]]:
     """Every mesh that the model, the rows and the slices allow."""
     model, topology, length = setting.model, setting.topology, setting.length
     split_by_tensor = (model.heads, model.kv_heads, model.mlp_width, model.vocabulary_size)
-    tensors = [size for size in divisors(topology.chips) if not any(of % size for of in split_by_tensor)]
+    tensors = [size for size in divisors(topology.devices) if not any(of % size for of in split_by_tensor)]
     sequences = [size for size in range(1, LONGEST_SEQUENCE + 1) if size == 1 or length % (2 * size) == 0]
     experts = divisors(model.experts) if model.experts else [1]
     for tensor, sequence, expert in product(tensors, sequences if length >= LONG_ROW else [1], experts):
-        rest, left = divmod(topology.chips, tensor * sequence * expert)
+        rest, left = divmod(topology.devices, tensor * sequence * expert)
         for fsdp in [] if left else divisors(rest):
             if model.width % fsdp == 0 and rest // fsdp % topology.slices == 0:
                 yield rest // fsdp, fsdp, expert, sequence, tensor

@@ -267,7 +267,7 @@ def setting_of(job: Job, device: Chip | None = None, traits: ProgramTraits = OUR
         model,
         job.topology,
         device or job.topology.chip,
-        axis_sizes(job.mesh, job.topology.chips),
+        axis_sizes(job.mesh, job.topology.devices),
         config.batch_size,
         config.sequence_length,
         config.accumulation,

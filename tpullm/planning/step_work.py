@@ -133,7 +133,7 @@ def recomputed_parts(setting: Setting) -> tuple[str, ...]:
 def useful_flops(setting: Setting) -> float:
     """FLOPs of a device's share of a step for the MFU: without recomputation, with half of the scores."""
     each = training_flops_per_token(setting.model, setting.length, frozen=setting.adapter is not None)
-    return each * setting.global_tokens / setting.topology.chips
+    return each * setting.global_tokens / setting.topology.devices
 
 
 def _layer_work(setting: Setting) -> dict[str, Part]:
@@ -244,7 +244,7 @@ def _muon_flops(setting: Setting) -> float:
     matrices = [(2, D, NH), (2, D, KH), ((3 if model.gated else 2) * max(model.experts, 1), D, F)]
     of = lambda i, o: 2 * min(i, o) ** 2 * (2 * max(i, o) + min(i, o))  # noqa: E731
     layer = sum(count * MUON_STEPS * of(inputs, outputs) for count, inputs, outputs in matrices)
-    return model.layers * layer * setting.topology.slices / setting.topology.chips
+    return model.layers * layer * setting.topology.slices / setting.topology.devices
 
 
 def _sum_work(*parts: Part) -> Part:

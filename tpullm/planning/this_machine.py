@@ -61,6 +61,11 @@ class Machine:
         return (self.chips,)
 
     @property
+    def devices(self) -> int:
+        """Number of devices of all hosts: each counts as a chip."""
+        return self.chips
+
+    @property
     def platform(self) -> str:
         """JAX's name of the devices' platform."""
         return jax.default_backend()

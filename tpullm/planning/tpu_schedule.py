@@ -42,7 +42,8 @@ def schedule_on_tpu(text: str, topology: Slices, places: Places, filled: float =
     """The time of each instruction of an executable in one step; their `seconds` add up to the step's.
 
     Args:
-        places: the coordinates of each device of the program in its slice.
+        places: the coordinates of each device of the program in its slice; last its number on its chip, if a chip has
+            several.
         filled: share of the experts' buffers that holds rows.
     """
     return [item.scaled(1, OBSERVED) for item in _Estimator(text, topology, places, filled).run()]
@@ -126,30 +127,33 @@ class _Estimator(Estimator):
 def link_seconds(one: Collective, topology: Slices, places: Places) -> tuple[tuple[int, ...], float]:
     """The dimensions of the torus that a collective uses, and its seconds if nothing else uses their links.
 
-    Along a ring, data goes both ways. Along a line, all data passes each link. Each hop adds a latency.
+    Along a ring, data goes both ways. Along a line, all data passes each link. Each hop adds a latency. The devices of
+    one chip share its links. In one group, they receive the same data, and pass it on to each other.
     """
     groups = one.devices()
     if not groups or max(map(len, groups)) < 2:
         return (), 0.0
     spans = [len(set(along)) for along in zip(*(places[device] for device in groups[0]), strict=True)]
-    dimensions = tuple(n for n, span in enumerate(spans) if span > 1)
     of, shape, rings = topology.chip, topology.shape, topology.rings
-    bandwidth = of.link_bandwidth * LINKS
+    dimensions, devices = tuple(n for n, span in enumerate(spans[: len(shape)]) if span > 1), len(groups[0])
+    ways, apart = 2 if one.kind == "all-reduce" else 1, one.kind == "collective-permute" or "all-to-all" in one.kind
+    moved = one.bytes if one.kind == "collective-permute" else ways * one.bytes * (devices - 1) / devices
+    if not dimensions:  # within chips
+        return (len(shape),), moved / (of.device_link_bandwidth * LINKS) + ways * of.latency_seconds
+    sharers = of.devices_per_chip / (1 if apart else math.prod(spans[len(shape) :]))
+    bandwidth = of.link_bandwidth * LINKS / sharers
     if one.kind == "collective-permute":
         hops = 1
         for source, target in groups:
             steps = [abs(a - b) for a, b in zip(places[source], places[target], strict=True)]
-            ways = zip(steps, shape, rings, strict=True)
-            hops = max(hops, sum(min(step, size - step) if ring else step for step, size, ring in ways))
-        return dimensions, one.bytes * hops / bandwidth + hops * of.latency_seconds
+            along = zip(steps, shape, rings, strict=False)
+            hops = max(hops, sum(min(step, size - step) if ring else step for step, size, ring in along))
+        return dimensions, moved * hops / bandwidth + hops * of.latency_seconds
     ring = {n: rings[n] and spans[n] == shape[n] for n in dimensions}
     hops = sum(spans[n] // 2 if ring[n] else spans[n] - 1 for n in dimensions)
     links = sum(2 if ring[n] else 1 for n in dimensions)
-    devices = len(groups[0])
     if "all-to-all" in one.kind:
         longest = max(dimensions, key=lambda n: spans[n] * (1 if ring[n] else 2))
         crossing = spans[longest] / (8 if ring[longest] else 4)
         return dimensions, one.bytes * crossing / bandwidth + hops * of.latency_seconds
-    ways = 2 if one.kind == "all-reduce" else 1
-    moved = ways * one.bytes * (devices - 1) / devices
     return dimensions, moved / (links * bandwidth) + ways * hops * of.latency_seconds
