@@ -75,8 +75,8 @@ def layouts(recipe: Recipe, run: Path, devices: int = 0) -> dict:
     if devices < 0:
         raise UserError(f"--devices: {devices} is below 0; use 0 for as many as the mesh needs")
     needed = math.prod(recipe.mesh.values())
-    chips = topologies.parse(recipe.topology).devices if recipe.topology else 0
-    mesh = planned_mesh(recipe.mesh, devices or chips or (needed if needed > 0 else jax.device_count()))
+    there = topologies.parse(recipe.topology).devices if recipe.topology else 0
+    mesh = planned_mesh(recipe.mesh, devices or there or (needed if needed > 0 else jax.device_count()))
     model = planned_model(recipe, run)
     architecture, training = Architecture(model), recipe.pretrain
     check_fits(architecture, training, model.vocabulary_size, mesh, "pretrain", sizes_given=bool(recipe.base))
