@@ -9,11 +9,12 @@ constant that no run depends on keeps its prior.
 
 import argparse
 import dataclasses
+import itertools
 import math
 import statistics
 
 import numpy as np
-from published import runs
+from published import Run, runs
 from scipy.optimize import least_squares
 
 from tpullm.hardware.chips import CHIPS, Chip
@@ -50,26 +51,19 @@ def main() -> None:
     parser.add_argument("--fit", action="store_true")
     chips = fitted() if parser.parse_args().fit else CHIPS
     found = errors(chips)
-    for name, use, published, error in found:
-        print(f"{use:5} {name:48} {published:9,.1f} {error:+7.1%}")
-    for use in ("fit", "held"):
-        sizes = [abs(error) for _, other, _, error in found if other == use]
-        print(f"{use}: {len(sizes)} runs, {statistics.mean(sizes):.1%} in the mean, {max(sizes):.1%} at most")
+    for run, error in found:
+        print(f"{run.use:5} {run.name:48} {run.tokens_per_second:9,.1f} {error:+7.1%}")
+    for table, use in itertools.product(("TPUs", "tpu7x", "GPUs"), ("fit", "held")):
+        sizes = [abs(error) for run, error in found if (run.table, run.use) == (table, use)]
+        what = f"{table}, {use}: {len(sizes)} runs"
+        print(f"{what}, {statistics.mean(sizes):.1%} in the mean, {max(sizes):.1%} at most")
     for name, generations in PRIORS:
         print(f"{name:20} {'/'.join(generations):12} {getattr(chips[generations[0]], name):.3f}")
 
 
-def errors(chips: dict[str, Chip]) -> list[tuple[str, str, float, float]]:
-    """For each run: name, use, published tokens a second, and the relative error of the prediction."""
-    return [
-        (
-            run.name,
-            run.use,
-            run.tokens_per_second,
-            estimate_step(run.on(chips)).tokens_per_second / run.tokens_per_second - 1,
-        )
-        for run in runs()
-    ]
+def errors(chips: dict[str, Chip]) -> list[tuple[Run, float]]:
+    """Each run, and the relative error of its predicted speed."""
+    return [(run, estimate_step(run.on(chips)).tokens_per_second / run.tokens_per_second - 1) for run in runs()]
 
 
 def fitted() -> dict[str, Chip]:
@@ -80,7 +74,7 @@ def fitted() -> dict[str, Chip]:
 
 
 def _residuals(deviations: np.ndarray) -> np.ndarray:
-    of_fit = [error for _, use, _, error in errors(_chips(deviations)) if use == "fit"]
+    of_fit = [error for run, error in errors(_chips(deviations)) if run.use == "fit"]
     return np.array([*of_fit, *(WEIGHT * deviations)])
 
 

@@ -26,7 +26,7 @@ class Run:
 
     Args:
         name: model and topology.
-        use: `fit` or `held`.
+        use: `fit`, `held` or `apart`.
         tokens_per_second: of one chip, as published.
         setting: how it was run.
         dcn_bandwidth: of its network, if it is not that of the chip's entry; else 0.
@@ -37,6 +37,12 @@ class Run:
     tokens_per_second: float
     setting: Setting
     dcn_bandwidth: float = 0.0
+
+    @property
+    def table(self) -> str:
+        """Among which runs the documentation tells its error: on `GPUs`, on `tpu7x`, or on the `TPUs` before it."""
+        topology = self.setting.topology
+        return "GPUs" if topology.chip.gpu else "tpu7x" if topology.generation == "tpu7x" else "TPUs"
 
     def on(self, chips: Mapping[str, Chip]) -> Setting:
         """The setting with other constants."""

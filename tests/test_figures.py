@@ -14,7 +14,7 @@ import pytest
 import quickstart_pages
 
 from tests.conftest import ROOT
-from tests.planning.test_economics import errors
+from tests.planning.test_economics import published_errors, sizes
 from tests.planning.test_memory import ON_GPUS, PROGRAMS, error
 from tpullm.cli import main
 
@@ -210,12 +210,10 @@ def test_a_base_in_few_bits_needs_what_the_compiler_says():
 
 def test_planning_says_how_far_the_estimates_are():
     (text,) = texts("docs/en/planning.md")
-    held, on_gpus = [], []
-    for name, off in errors()["held"]:
-        if "tpu7x" not in name:  # which have a table of their own
-            (on_gpus if re.search("[abh][12]00:", name) else held).append(abs(off))
+    held, on_gpus, tpu7x = (sizes(published_errors("held", table)) for table in ("TPUs", "GPUs", "tpu7x"))
     assert f"of {len(held)} held-out runs" in text
     assert f"| {statistics.mean(held):.1%} in the mean, {max(held):.1%} at most |" in text
+    assert_in_one_paragraph("docs/*/planning.md", [f"{100 * of(tpu7x):.1f}" for of in (statistics.mean, max)])
     assert f"The error on these is {statistics.mean(on_gpus):.1%} in the mean and {max(on_gpus):.1%} at most" in text
     for programs, worst in ((PROGRAMS, "at most"), (ON_GPUS, "at worst")):
         off = [abs(error(program)) for program in programs if program["peak_bytes"]]

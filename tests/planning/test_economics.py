@@ -7,7 +7,7 @@ import statistics
 from types import SimpleNamespace
 
 import pytest
-from published import runs
+from fit import errors
 
 from tests.conftest import ROOT
 from tests.planning.by_hand import DENSE, setting, shipped
@@ -39,18 +39,20 @@ def test_what_is_computed_again_costs_time_and_nothing_else_does():
     assert found["full"].tokens_per_second < found["none"].tokens_per_second
 
 
-def errors() -> dict[str, list[tuple[str, float]]]:
-    found = {"fit": [], "held": [], "apart": []}
-    for run in runs():
-        found[run.use].append((run.name, estimate_step(run.on(CHIPS)).tokens_per_second / run.tokens_per_second - 1))
-    return found
+def published_errors(use: str, *tables: str) -> list[tuple[str, float]]:
+    """Of the runs in these tables of the documentation."""
+    return [(run.name, error) for run, error in errors(CHIPS) if run.use == use and run.table in tables]
+
+
+def sizes(found: list[tuple[str, float]]) -> list[float]:
+    """How far off they are, in either direction."""
+    return [abs(error) for _, error in found]
 
 
 def test_published_runs_of_ironwood_are_met_but_where_the_documentation_says_why():
     """Of 70 B and 405 B in rows of 8,192 tokens; docs/en/planning.md has the others, and why they are missed."""
-    (fit,) = (error for name, error in errors()["fit"] if "tpu7x" in name)
-    held = {name: error for name, error in errors()["held"] if "tpu7x" in name}
-    met = [error for name, error in held.items() if name.startswith("llama3.1") and "rows" not in name]
+    ((_, fit),), held = published_errors("fit", "tpu7x"), published_errors("held", "tpu7x")
+    met = [error for name, error in held if name.startswith("llama3.1") and "rows" not in name]
     assert abs(fit) < 0.01 and len(met) == 5 and max(map(abs, met)) < 0.08 and len(held) == 10
 
 
@@ -59,29 +61,28 @@ def test_the_table_of_ironwood_is_what_the_estimate_says(page):
     lines = (ROOT / "docs" / page / "planning.md").read_text(encoding="utf-8").splitlines()
     rows = [re.findall(r"[^|]+", line.replace(" ", "")) for line in lines if "| tpu7x:" in line]
     found = []
-    for run in (run for run in runs() if run.setting.topology.generation == "tpu7x"):
-        model = run.name.split(" on ")[0]
-        ours, setting = estimate_step(run.on(CHIPS)).tokens_per_second, run.setting
+    for run, error in ((run, error) for run, error in errors(CHIPS) if run.table == "tpu7x"):
+        model, setting = run.name.split(" on ")[0], run.setting
         type_ = "fp8" if setting.model.matmuls == "fp8" else "bfloat16"
-        speeds = f"{run.tokens_per_second:,.0f}", f"{ours:,.0f}", f"{ours / run.tokens_per_second - 1:+.1%}"
+        published = run.tokens_per_second
+        speeds = f"{published:,.0f}", f"{published * (1 + error):,.0f}", f"{error:+.1%}"
         found.append((model, str(setting.topology), f"{setting.length:,}", type_, *speeds))
     assert [tuple(row) for row in rows] == found
 
 
 def test_published_runs_that_were_held_out_are_met_and_few_were_fitted_to():
     """Within 10 % each but those named above, and 5 % in the mean; mixtures and 405 B are among them."""
-    held = [(name, error) for name, error in errors()["held"] if "tpu7x" not in name]
+    held = published_errors("held", "TPUs", "GPUs")
     assert len(held) >= 30
-    assert statistics.mean(abs(error) for _, error in held) < 0.05
+    assert statistics.mean(sizes(held)) < 0.05
     assert {name for name, error in held if abs(error) > 0.10} == set(MISSED)
-    assert max(abs(error) for _, error in held) < 0.15
+    assert max(sizes(held)) < 0.15
     met = {name.split(" on ")[0] for name, error in held if abs(error) <= 0.10}
     assert {"mixtral-8x7b", "mixtral-8x22b", "llama3.1-405b"} <= met
-    fit = [(name, error) for name, error in errors()["fit"] if "tpu7x" not in name]
-    assert len(fit) <= 12 and max(abs(error) for name, error in fit if ":" in name and "h100" not in name) < 0.05
-    assert max(abs(error) for _, error in fit) < 0.10
+    fit = published_errors("fit", "TPUs", "GPUs")
+    assert len(fit) <= 12 and max(sizes(published_errors("fit", "TPUs"))) < 0.05 and max(sizes(fit)) < 0.10
     # 8 % in the mean and 15 % at most: the runs are of four machines and three years.
-    held = [abs(error) for name, error in errors()["held"] if re.search("[abh][12]00:", name)]
+    held = sizes(published_errors("held", "GPUs"))
     assert len(held) >= 8 and statistics.mean(held) < 0.08 and max(held) < 0.15
 
 
