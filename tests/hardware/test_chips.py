@@ -101,11 +101,11 @@ def added(monkeypatch):
     monkeypatch.setitem(chips.CHIPS, "v9t", CHIP)
 
 
-def dry_run(capsys, *words):
+def dry_run(capsys, *words, mesh="{fsdp: -1}", refused=False):
     place = ["--dry-run", "--project=p", "--zone=us-central1-a"]
-    recipe = ["--", "pretrain", "--config", str(ROOT / "tests" / "tiny.yaml"), "--run", "gs://b/tiny"]
-    assert main.main(["launch", *words[:1], *place, *words[1:], *recipe]) == 0
-    return capsys.readouterr().out
+    recipe = ["--", "pretrain", "--config", str(ROOT / "tests" / "tiny.yaml"), "--run", "gs://b/tiny", "--mesh", mesh]
+    assert main.main(["launch", *words[:1], *place, *words[1:], *recipe]) == 2 * refused
+    return capsys.readouterr()[refused]
 
 
 def test_plan_and_sharding_know_its_slices_speed_memory_and_price(added, capsys, tmp_path):
@@ -121,6 +121,14 @@ def test_plan_and_sharding_know_its_slices_speed_memory_and_price(added, capsys,
     assert parse("v9t:8x8").described()["wrap"] == (True, True, False) and parse("v9t:8x8").device_kind == "TPU v9 test"
     with pytest.raises(UserError, match="no such slice of v9t"):
         parse("v9t:2x4")
+
+
+def test_machines_of_ironwood_form_a_slice_of_twice_as_many_devices(capsys):
+    group = "compute", "--machine=tpu7x-standard-4t", "--nodes=16"
+    printed = dry_run(capsys, *group, mesh="{fsdp: 64, tensor: 2}")
+    assert "acceleratorTopology: 4x4x4\n" in printed and "/ubuntu-accel-2404-amd64-tpu-tpu7x\n" in printed
+    line = dry_run(capsys, *group, mesh="{fsdp: 64}", refused=True)
+    assert "{fsdp: 64} needs 64 and does not fit 128 device(s)" in line
 
 
 def test_launch_knows_its_accelerators_and_machines(added, capsys):

@@ -84,7 +84,7 @@ def allowed(of, sizes, longest) -> bool:
     model = of.model
     split = (model.heads, model.kv_heads, model.mlp_width, model.vocabulary_size)
     return (
-        prod(sizes) == of.topology.chips
+        prod(sizes) == of.topology.devices
         and all(size % tensor == 0 for size in split)
         and (model.experts % expert == 0 if model.experts else expert == 1)
         and model.width % fsdp == 0
@@ -101,11 +101,12 @@ def allowed(of, sizes, longest) -> bool:
         (setting(fsdp=32, length=16384, topology="v6e:4x8"), 16),
         (setting(fsdp=32, length=16383, topology="v6e:4x8"), 1),
         (setting(fsdp=16, length=16400), 8),
+        (setting(EXPERTS, "tpu7x:2x2x1", fsdp=8), 1),  # two devices a chip
         (setting(dataclasses.replace(DENSE, width=24), fsdp=16), 1),
     ],
 )
 def test_meshes_are_all_that_are_allowed(of, longest):
-    sizes = [size for size in (1, 2, 4, 8, 16, 32) if of.topology.chips % size == 0]
+    sizes = [size for size in (1, 2, 4, 8, 16, 32) if of.topology.devices % size == 0]
     expected = {each for each in itertools.product(sizes, repeat=5) if allowed(of, each, longest)}
     found = list(meshes(of))
     assert set(found) == expected and len(found) == len(expected)

@@ -332,12 +332,13 @@ def shown_in_japanese(japanese, monkeypatch, capsys):
     [
         ("8b", "--topology", "v6e:16x16", "--search", "--interruptions", "24"),
         ("8b", "--topology", "v5e:16x16,h100:8x8"),
+        ("70b-tpu7x",),
         ("reasoning", "--topology", "v5e:1x1", "--stage", "rewards"),
     ],
 )
 def test_a_plan_is_japanese_and_its_columns_stand_below_each_other(shown_in_japanese, words):
     shown = shown_in_japanese("plan", *words)
-    assert not english(shown) and not re.search("(?i)gradient|waiting|dollars|days|tokens|chips", shown)
+    assert not english(shown) and not re.search("(?i)gradient|waiting|dollars|days|tokens|chip|device", shown)
     bars = [line for line in shown.splitlines() if "GiB  " in line and re.search("[█▏]", line)]
     assert len({cell_len(re.split("[█▏]", line)[0]) for line in bars}) <= 1
 

@@ -303,8 +303,7 @@ def check_mesh(job: Job) -> None:
     """Refuse a mesh that does not fit the devices of all machines; `UserError` names them."""
     config = job.config
     if config.accelerator:
-        of = machines.find_slice(config.accelerator)
-        devices = of.chips * of.chip.devices_per_chip * config.slices
+        devices = machines.find_slice(config.accelerator).chips * config.slices
         which = f"accelerator: {f'{config.slices} x ' if config.slices > 1 else ''}{config.accelerator}"
     else:
         devices = job.machine.devices * config.nodes

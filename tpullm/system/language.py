@@ -117,12 +117,12 @@ def _japanese(line: str, depth: int) -> str:
         if depth == NESTED and template.startswith(PART):
             continue
         if part in line and (found := _pattern(template).fullmatch(line)):
-            # A value of one word is a name of the user's, not a line, except where the template says {label}.
+            # A value of one word is a name of the user's, not a line, but where the template says {label} or {label2}.
             named = {
                 name: _LISTS[name](value)
                 if name in _LISTS
                 else _japanese(value, depth - 1)
-                if depth and (" " in value or name == "label")
+                if depth and (" " in value or name.startswith("label"))
                 else value
                 for name, value in zip(_NAME.findall(template), found.groups(), strict=True)
             }
