@@ -31,7 +31,7 @@ from turns import WorkerError
 from tpullm.system import storage
 from tpullm.system.errors import UserError
 from tpullm.system.log import say
-from tpullm.system.process.environment import ALLOCATOR
+from tpullm.system.process.allocator import ALLOCATOR
 
 PARTS = ("train", "decode", "data", "start")
 # The allocator that the command line starts with. The peer gets it too: it gains a tenth.

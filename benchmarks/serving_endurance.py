@@ -4,7 +4,8 @@
 
 It starts `tpullm serve MODEL`, and clients that read whole answers and streams, share beginnings, ask for long texts,
 hang up in the middle, send what is no request or what `serving_attack.py` sends, or stall. Every second it notes the
-server's memory and what `/metrics` says. At the end these must hold, or the exit code is 1:
+server's memory and what `/metrics` says. Before that all rows of the cache are filled to their end: a row takes its
+memory when it is first used. At the end these must hold, or the exit code is 1:
 
 - `memory`: in the last tenth of the time the median of the resident memory is within 2 % of that in the tenth after the
   warm-up, which is a fifth of the time.
@@ -36,6 +37,7 @@ from serving_server import Server, started
 
 LARGEST_CHANGE = 0.02
 IDLE_SECONDS = 120
+PAGE = 64  # tokens
 STALL_SECONDS = (1, 5, 80)  # the server ends a request that has not arrived after 60
 GOOD = re.compile(r"[24]\d\d|503|hung up|stalled|closed")  # outcomes
 METRIC = re.compile(r"^tpullm_(waiting|running|pages|pages_used|new_tokens_total)\{.*\} (\S+)$", re.MULTILINE)
@@ -224,9 +226,19 @@ async def sampled(clients: Clients, pid: int, end: float, samples: list[dict]) -
             return
 
 
+async def fill(clients: Clients, pid: int) -> None:
+    """A text as long as the context in each row of the cache, all at once."""
+    pages = (await asyncio.to_thread(sample, clients, pid)).get("pages", 0)
+    rows = int(pages * PAGE) // clients.longest
+    special = {str(token): -100 for token in range(20)}  # none ends before its time
+    prompts = [ids(random.Random(number), 8) for number in range(rows)]
+    await asyncio.gather(*(clients.ask(prompt, clients.longest - 9, logit_bias=special) for prompt in prompts))
+
+
 async def load(clients: Clients, pid: int, seconds: float) -> tuple[list[dict], dict]:
     """All clients for some time; the samples, and the last sample when they are gone."""
     clients.model = (await clients.client.models.list()).data[0].id
+    await fill(clients, pid)
     end, samples = time.monotonic() + seconds, []
     kinds = [kind for kind, count in KINDS.items() for _ in range(count)]
     running = [client(kind, clients, seed, end) for seed, kind in enumerate(kinds)]

@@ -6,6 +6,12 @@ import sys
 def entry() -> int:
     """The program `tpullm`. Ctrl-C while its modules are imported ends it without a traceback."""
     try:
+        from tpullm.cli.verb_table import VERBS
+        from tpullm.system.process import allocator
+
+        verb = VERBS.get(sys.argv[1] if len(sys.argv) > 1 else "")
+        if verb and verb.computes:  # before all else is imported, which would be imported again
+            allocator.start_again()
         from tpullm.cli import main
 
         return main.entry()

@@ -17,6 +17,7 @@ from tpullm.engine.request import Request, Token
 from tpullm.system.cluster import hosts
 from tpullm.system.cluster.channel import Channel
 from tpullm.system.cluster.hosts import FromFirst
+from tpullm.system.process import memory
 
 if TYPE_CHECKING:
     from tpullm.engine.engine import Engine
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 
 _REQUEST = TypeAdapter(Request)
+CYCLES_SECONDS = 60
 
 
 class OnAllHosts:
@@ -108,11 +110,13 @@ class Stepping:
         """Compile the programs of all engines; then they may be asked."""
         for engine in self._engines.values():
             engine.compile()
+        memory.all_stays()
         self.ready = True
 
     def run(self) -> None:
         """Step whichever engine has something to do. It ends by an exception only: Ctrl-C, or a fault of an engine."""
         while True:
+            memory.free_cycles_every(CYCLES_SECONDS)
             self._work.clear()  # before the steps: what comes during them is seen by the next ones
             if not any([engine.step() for engine in self._engines.values()]):
                 hosts.wait_for(self._work)

@@ -17,7 +17,7 @@ from tpullm.model.platform import compute_dtype
 from tpullm.model.rows import put_rows
 from tpullm.system.errors import UserError
 from tpullm.system.log import say
-from tpullm.system.process import environment
+from tpullm.system.process import allocator, environment
 from tpullm.training.diagnosis import Check
 from tpullm.training.job import Job
 from tpullm.training.optimizer.chain import make_optimizer, open_window, outlier_bound
@@ -62,7 +62,7 @@ class Programs:
         """Say what is trained, from which step on."""
         name, (model, step) = self._job.directory.name, self._described
         say(f"{name}: {model}, step {first:,} of {self._job.config.steps:,}, {step}")
-        say(f"{name}: the allocator {environment.allocator()}; programs are {environment.described()}")
+        say(f"{name}: the allocator {allocator.described()}; programs are {environment.described()}")
 
     def begin(self) -> Tree:
         """The state that the training begins with: of another training, of given parameters, or fresh."""

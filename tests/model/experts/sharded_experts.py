@@ -19,7 +19,7 @@ from jax.sharding import NamedSharding
 from tests.model.experts.ragged import ragged_all_to_all
 from tests.model.experts.test_moe import by_hand
 from tests.training.small import EXPERTS
-from tpullm.model.experts import exchange, grouped, moe
+from tpullm.model.experts import exchange, grouped, moe, triton
 from tpullm.model.experts.moe import MixtureOfExperts
 from tpullm.model.mesh import RULES, make_mesh
 from tpullm.recipe.mesh_axes import AXES
@@ -30,7 +30,7 @@ SKEW = {"by the router": 0.0, "all to one device": 40.0}
 
 
 checked, unchecked = jax.shard_map, functools.partial(jax.shard_map, check_vma=False)
-kernels = grouped._rows_matmul, grouped._weights_gradient
+kernels = triton._rows_matmul, triton._weights_gradient
 
 
 def full_of_nan(shape, *_):
@@ -116,7 +116,7 @@ def main():
         exchange.has_ragged_all_to_all = moe.has_ragged_all_to_all = lambda name=name: "ragged" in name
         jax.lax.ragged_all_to_all, exchange._uninitialized_buffer = ragged_all_to_all, full_of_nan
         grouped.grouped_kernel = lambda name=name: "triton" if "kernel" in name else "ragged_dot"
-        grouped._rows_matmul, grouped._weights_gradient = rows_or_nan, weights_of_rows
+        triton._rows_matmul, triton._weights_gradient = rows_or_nan, weights_of_rows
         on_mesh = program(make_mesh(shape))
         for routing, (values, expected) in cases.items():
             out, loads, grads = on_mesh(values, *given)
@@ -128,7 +128,7 @@ def main():
                 "real": int(given[1].sum()),
             }
         if "kernel" in name:
-            (grouped._rows_matmul, grouped._weights_gradient), jax.shard_map = kernels, unchecked
+            (triton._rows_matmul, triton._weights_gradient), jax.shard_map = kernels, unchecked
             interpreted = program(make_mesh(shape))
             for routing, (values, expected) in cases.items():
                 found[f"{name}, {routing}"]["interpreted"] = far(interpreted(values, *given), expected)

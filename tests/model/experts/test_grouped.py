@@ -15,8 +15,8 @@ from jax.sharding import AbstractDevice, PartitionSpec
 from tests.model.attention.test_triton import named
 from tests.training.small import EXPERTS, mesh
 from tpullm.model.experts import grouped
-from tpullm.model.experts.grouped import tile_visits, triton_grouped_matmul
 from tpullm.model.experts.moe import MixtureOfExperts
+from tpullm.model.experts.triton import tile_visits, triton_grouped_matmul
 from tpullm.model.mesh import planned_mesh
 
 # Input and output width. The tiles of float32 are 64 rows by 64 columns, 16 at a time.

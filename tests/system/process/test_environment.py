@@ -18,8 +18,8 @@ from tests.conftest import ROOT, tpullm
 from tests.run.test_resume import assert_same_bits
 from tpullm.cli import main
 from tpullm.cli.main import VERBS
-from tpullm.system.process import environment
-from tpullm.system.process.environment import ALLOCATOR, STARTED_AGAIN
+from tpullm.system.process import allocator, environment
+from tpullm.system.process.allocator import ALLOCATOR, STARTED_AGAIN
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only glibc has these settings")
 
@@ -29,7 +29,7 @@ def starts(tmp_path):
     """`starts(*arguments, **variables)`: of each Python that ran, in order, its allocator and how it was called."""
     note = "import os, sys; print(os.environ.get('GLIBC_TUNABLES'), sys.orig_argv[1:], sep='|', file=open({!r}, 'a'))\n"
     (tmp_path / "sitecustomize.py").write_text(note.format(str(tmp_path / "notes")))
-    (tmp_path / "tpullm").write_text("import sys; from tpullm.cli.main import entry; sys.exit(entry())\n")
+    (tmp_path / "tpullm").write_text("import sys; from tpullm.__main__ import entry; sys.exit(entry())\n")
 
     def run(*arguments, **variables):
         without = {key: value for key, value in os.environ.items() if key not in ("GLIBC_TUNABLES", STARTED_AGAIN)}
@@ -81,10 +81,10 @@ def test_variables_are_set_and_a_jax_that_is_imported_is_told_the_platform(monke
 
 def test_the_allocator_is_told(monkeypatch):
     monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
-    assert "gives freed memory back" in environment.allocator()
+    assert "gives freed memory back" in allocator.described()
     for value, told in ((ALLOCATOR, "keeps freed memory"), ("glibc.x=1", "GLIBC_TUNABLES=glibc.x=1")):
         monkeypatch.setenv("GLIBC_TUNABLES", value)
-        assert told in environment.allocator()
+        assert told in allocator.described()
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,15 @@
 import os
 import subprocess
 import sys
+import weakref
 from types import SimpleNamespace
 
 import jax
 import pytest
 
 from tests.conftest import ROOT
-from tpullm.system.process import environment, memory
+from tpullm.system.process import memory
+from tpullm.system.process.allocator import ALLOCATOR
 from tpullm.system.process.memory import free_bytes
 
 GIB = 1 << 30
@@ -98,6 +100,28 @@ def test_it_is_done_after_a_long_compilation_and_in_three_steps(given):
     assert len(given) == 1 + memory.STEPS
 
 
+class Held(list):
+    """A list that can be in a cycle and be weakly referenced."""
+
+
+def cycle() -> Held:
+    made = Held()
+    made.append(made)
+    return made
+
+
+def test_a_server_frees_cycles_each_minute(monkeypatch):
+    clock = iter([0, 0, 59, 60, 61, 100])
+    monkeypatch.setattr(memory, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(memory, "_last", -float("inf"))
+    found = []
+    for _ in range(4):
+        held = weakref.ref(cycle())
+        memory.free_cycles_every(60)
+        found.append(held() is None)
+    assert found == [True, False, True, False]
+
+
 def test_jax_tells_of_compilations_by_this_name(given, monkeypatch):
     monkeypatch.setattr(memory, "LONG", 0.0)
     memory.watch.__wrapped__()
@@ -105,7 +129,7 @@ def test_jax_tells_of_compilations_by_this_name(given, monkeypatch):
     assert given
 
 
-@pytest.mark.parametrize("tunables, calls", [(environment.ALLOCATOR, 1), ("glibc.malloc.arena_max=2", 0), (None, 0)])
+@pytest.mark.parametrize("tunables, calls", [(ALLOCATOR, 1), ("glibc.malloc.arena_max=2", 0), (None, 0)])
 def test_an_allocator_that_keeps_little_is_left_alone(monkeypatch, tunables, calls):
     trimmed = []
     library = SimpleNamespace(malloc_trim=trimmed.append)
@@ -117,6 +141,6 @@ def test_an_allocator_that_keeps_little_is_left_alone(monkeypatch, tunables, cal
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="Linux tells it")
 def test_pages_between_those_in_use_are_given_back_and_nothing_is_lost():
-    own = os.environ | {"GLIBC_TUNABLES": environment.ALLOCATOR, "PYTHONPATH": str(ROOT)}
+    own = os.environ | {"GLIBC_TUNABLES": ALLOCATOR, "PYTHONPATH": str(ROOT)}
     freed, held = map(int, subprocess.check_output([sys.executable, "-c", HOLES], env=own).split())
     assert freed > 200 and held == 100  # of 300 MiB: holes end within pages

@@ -1,7 +1,7 @@
 """What a process that computes is started with: environment variables, its allocator, JAX's compilation cache.
 
-They are variables because glibc reads them before the program starts, XLA and JAX when they are imported, and child
-processes inherit them. A variable that the user has set is left alone.
+They are variables because glibc reads them before the program starts (`allocator.py`), XLA and JAX when they are
+imported, and child processes inherit them. A variable that the user has set is left alone.
 
 The cache is in the user's cache folder: a command that was run before does not compile again. JAX's key has the
 program, the versions and XLA's flags, but not the machine. A program compiled for one processor can crash on another
@@ -24,35 +24,18 @@ from pathlib import Path
 
 from tpullm.system.cluster import place
 from tpullm.system.log import warn
-from tpullm.system.process import cores
+from tpullm.system.process import allocator, cores
 from tpullm.system.storage import cache_folder, make_private, shrink
 
 FOLDER = "JAX_COMPILATION_CACHE_DIR"
 MOST_BYTES = 1 << 30
 _MACHINE = ("model name", "cpu family", "model", "stepping", "flags", "Features", "CPU implementer", "CPU part")
 _FAILED = re.compile("Error (reading|writing) persistent compilation cache entry for '([^']+)': (.*)", re.DOTALL)
-# Freed memory stays in the process, in huge pages. By default glibc returns large blocks to the system, and every
-# operation pays for fresh pages: the quickstart trained at 12,100 tokens/s without this and at 17,500 with it. With one
-# arena (the last setting), XLA's threads do so too, whose own arenas can't keep large blocks: at 12 M parameters a step
-# took 1.15 s without it (1.53 s after a pause, on a machine that lends its free memory) and 1.09 s with it, at the cost
-# of more memory.
-ALLOCATOR = ":".join(
-    f"glibc.malloc.{name}={value}"
-    for name, value in {"mmap_threshold": 1 << 32, "trim_threshold": 1 << 34, "hugetlb": 1, "arena_max": 1}.items()
-)
-STARTED_AGAIN = "TPULLM_STARTED_AGAIN"
 
 
 def prepare() -> None:
-    """Set the variables, and start the same command again so that glibc reads them.
-
-    A process that was started again without them stays as it is: glibc removes them from a privileged Python.
-    """
-    known = "GLIBC_TUNABLES" in os.environ or STARTED_AGAIN in os.environ
-    if sys.platform == "linux" and sys.executable and not known:
-        wanted = os.environ | {"GLIBC_TUNABLES": ALLOCATOR, STARTED_AGAIN: "1"}
-        with contextlib.suppress(OSError):  # without a second start: slower, same results
-            os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], wanted)
+    """Set the variables, glibc's by a second start of the same command."""
+    allocator.start_again()
     set_variables()
     maintain()
 
@@ -78,14 +61,6 @@ def platforms() -> dict[str, str]:
     installed = [name for name in ("libtpu", "jax_plugins") if importlib.util.find_spec(name)]  # plugins are for GPUs
     here = place.may_have_tpu(os.environ) or place.may_have_gpu()
     return {"JAX_PLATFORMS": "cpu"} if installed and not here else {}
-
-
-def allocator() -> str:
-    """How this process allocates memory, for the log."""
-    found = os.environ.get("GLIBC_TUNABLES")
-    if found is None:
-        return "gives freed memory back to the system"
-    return "keeps freed memory and asks for huge pages" if found == ALLOCATOR else f"as set: GLIBC_TUNABLES={found}"
 
 
 def settings() -> dict[str, str]:
