@@ -54,6 +54,13 @@ def test_collectives_run_on_the_sparse_cores_of_generations_that_have_them(kind)
         assert options[f"xla_tpu_enable_async_collective_fusion_fuse_{of}"] == "false"
 
 
+def test_options_of_a_recipe_win_and_those_of_other_platforms_are_left_out(on):
+    own = {f"xla_{name}_x": "1" for name in ("cpu", "gpu", "tpu")} | {"xla_sc_x": "1", "optimization_level": "0"}
+    found = platform.compiler_options(own)
+    names = {"cpu": {"xla_cpu_x"}, "gpu": {"xla_gpu_x"}, "tpu": {"xla_tpu_x", "xla_sc_x"}}[on]
+    assert {name for name in found if name.endswith("_x")} == names and found["optimization_level"] == "0"
+
+
 def test_barriers_are_for_a_tpu_and_layouts_for_a_cpu(on):
     """The last dimension is contiguous: the layout lists the dimensions from the outermost to the innermost."""
     x = jax.ShapeDtypeStruct((2, 3, 4), jnp.float32)

@@ -29,11 +29,18 @@ def test_another_value_shows_in_the_result_if_the_key_changes_it(config):
             assert (result(config) != result(other)) == shows, field.name
 
 
+def test_a_key_that_came_later_shows_when_it_is_used():
+    """So stages that were made before it are still known."""
+    names = {field.name for field in dataclasses.fields(ModelConfig) if field.metadata.get("later")}
+    assert names == {"rotary_width", "rotary_layers"} and not names & result(ModelConfig()).keys()
+    assert result(ModelConfig(rotary_width=2))["rotary_width"] == 2
+
+
 def test_every_key_of_a_training_that_resumes_is_declared():
     resumes = {field.name for field in dataclasses.fields(TrainConfig) if declared_change(field).resumes}
     saving = {"checkpoint", "log_every", "evaluate_every", "evaluate_rows", "data_workers"}
     watching = {"patience_minutes", "check_every", "profile", "norms_every", "measure"}
-    assert resumes == saving | watching | {"steps", "accumulation", "loss_chunks"}
+    assert resumes == saving | watching | {"steps", "accumulation", "loss_chunks", "compiler"}
     of_model = {field.name for field in dataclasses.fields(ModelConfig) if declared_change(field).resumes}
     assert of_model == {"remat", "attention_block"}
 

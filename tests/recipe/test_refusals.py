@@ -79,6 +79,11 @@ ON_THE_COMMAND_LINE = {
     # sections that contradict themselves, or each other
     "--model.heads=3 --model.kv_heads=2": "model.kv_heads: 2 does not divide model.heads 3",
     "--model.width=30": "model.head_width: 15 is odd",
+    "--model.rotary_width=7": "model.rotary_width: 7 is odd",
+    "--model.rotary_width=4096": "model.rotary_width: 4096 is odd, or beyond a head's",
+    "--model.positions=learned --model.rotary_width=8": "model.rotary_width: there are no rotary positions",
+    "--model.windows=[8]": "model.windows: 1 for ",
+    "--model.rotary_layers=[true]": "model.rotary_layers: 1 for ",
     "--model.experts=2 --model.experts_per_token=3": "model.experts_per_token: 3 can't be chosen of 2",
     "--model.shared_experts=1": "model.shared_experts: needs a router; set model.experts",
     "--model.balance_rate=0.001": "model.balance_rate: needs a router; set model.experts",

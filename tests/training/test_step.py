@@ -16,6 +16,7 @@ from tpullm.data.batch import Batch
 from tpullm.model.architecture import Architecture
 from tpullm.model.mesh import RULES
 from tpullm.recipe.schema import OptimizerConfig, SkipConfig, TrainConfig
+from tpullm.system.errors import correctable
 from tpullm.training import step as step_module
 from tpullm.training.optimizer.chain import make_optimizer, skip_bad_steps
 from tpullm.training.step import (
@@ -171,14 +172,20 @@ def test_each_step_and_seed_drops_other_activations(monkeypatch):
         assert losses(step, 1) == [first] != [second] and losses(other, 1) != [first]
 
 
-def test_the_step_is_compiled_with_the_options_of_its_platform(monkeypatch):
-    monkeypatch.setattr(step_module, "compiler_options", lambda: {"an option": "that no compiler has"})
+def test_the_step_is_compiled_with_the_options_of_its_platform_and_of_the_recipe():
+    """Those of another platform are left out; one that XLA has not is told in a line."""
+    others = {"xla_tpu_such": "1", "xla_gpu_such": "1", "xla_sc_such": "1", "xla_cpu_enable_fast_min_max": "true"}
+
+    def compiled(options):
+        still, config = skip_bad_steps(optax.set_to_zero(), SkipConfig()), TrainConfig(batch_size=4, compiler=options)
+        step = make_step(ARCHITECTURE, still, config, jnp.float32, seed=0)
+        step.lower(with_params(params(), still), jax.tree.map(jnp.asarray, batch())).compile()
+
     with jax.set_mesh(mesh()):
-        still = skip_bad_steps(optax.set_to_zero(), SkipConfig())
-        step = make_step(ARCHITECTURE, still, TrainConfig(batch_size=4), jnp.float32, seed=0)
-        lowered = step.lower(with_params(params(), still), jax.tree.map(jnp.asarray, batch()))
-        with pytest.raises(jax.errors.JaxRuntimeError, match="an option"):
-            lowered.compile()
+        compiled(others)
+        with pytest.raises(jax.errors.JaxRuntimeError) as failed:
+            compiled(others | {"xla_cpu_that_no_compiler_has": "1"})
+    assert correctable(failed.value).startswith("compiler: XLA has no option xla_cpu_that_no_compiler_has here")
 
 
 def test_a_bfloat16_step_is_near_a_float32_step():

@@ -194,7 +194,7 @@ def advance_answers(
     """
     by_time = RULES.spec("batch", "time")
     tokens_B1, positions_B1 = jax.reshard((tokens_B[:, None], rows_B3[:, :1]), (by_time, by_time))
-    model, kinds = architecture.model(params), architecture.config.window_indices
+    model, kinds = architecture.model(params), architecture.config.kind_indices
     x_B1D, new = model.embed(tokens_B1, positions_B1, dtype), (positions_B1, rows_B3[:, 2])
     x_B1D, (blocks,) = _extend_layers(model, layers, kinds, (blocks,), x_B1D, *new, prompts)
     logits_B1V, rows_B3 = model.logits(model.norm(x_B1D)), rows_B3 + jnp.array([1, 0, 0])

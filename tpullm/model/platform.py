@@ -4,6 +4,10 @@ Among them are types, unrolling, and layouts and optimization barriers where the
 Matmuls are in bfloat16 on every device, unless `model.matmuls` says fp8.
 """
 
+import itertools
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import jax
 import jax.numpy as jnp
 from jax.experimental.layout import Layout, with_layout_constraint
@@ -95,14 +99,25 @@ _ON_SPARSE_CORES = {
 }
 
 
-def compiler_options() -> dict[str, str | int]:
-    """XLA's options for the devices of the current mesh, beyond its defaults."""
-    if target_platform() == "gpu":
+def compiler_options(own: Mapping[str, str] = MappingProxyType({})) -> dict[str, str | int]:
+    """XLA's options for the devices of the current mesh, beyond its defaults.
+
+    Args:
+        own: of the recipe, which win. Those of another platform are left out: a recipe is tried on a CPU first.
+    """
+    platform, found = target_platform(), {}
+    if platform == "gpu":
         # With XLA's defaults for GPUs, collectives of 8 B on eight H100 are exposed for 37 ms of a step, with this for
         # 4. It is XLA's `EFFORT_O1`; JAX 0.10 does not know the name.
-        return {"optimization_level": 19}
-    offloads = abstract_device() is not None and of_kind(abstract_device().device_kind).offloads_collectives
-    return _ON_SPARSE_CORES if offloads else {}
+        found = {"optimization_level": 19}
+    elif abstract_device() is not None and of_kind(abstract_device().device_kind).offloads_collectives:
+        found = _ON_SPARSE_CORES
+    prefixes = {"cpu": ("xla_cpu_",), "gpu": ("xla_gpu_",), "tpu": ("xla_tpu_", "xla_sc_")}
+    others = tuple(itertools.chain(*(of for name, of in prefixes.items() if name != platform)))
+    own = {name: value for name, value in own.items() if not name.startswith(others)}
+    if platform != "tpu":  # whose options are texts; of others JAX sets fields of a type
+        own = {name: {"true": True, "false": False}.get(value, value) for name, value in own.items()}
+    return found | own
 
 
 def row_major(x: jax.Array) -> jax.Array:

@@ -117,21 +117,21 @@ class Transformer(nnx.Module):
 
         layer = rematerialized(layer, self.config.remat)
         keys = None if key is None else jax.random.split(jax.random.fold_in(key, 1), self.config.layers)
-        scanned = (stacked, keys, jnp.asarray(self.config.window_indices, jnp.int32))
+        scanned = (stacked, keys, jnp.asarray(self.config.kind_indices, jnp.int32))
         x_BTD, (weights, routing) = jax.lax.scan(layer, x_BTD, scanned, unroll=unrolled_layers(self.config.layers))
         return Output(self.norm(x_BTD), weights, routing)
 
     def _kinds(self, own, kernel: str, longest_B: jax.Array | None = None) -> list[LayerKind]:
-        """The kinds of layers, one for each of the distinct windows.
+        """The kinds of layers, as of `layer_kinds`.
 
         Args:
             own: segment ids and positions, `[B, T]`.
             longest_B: of `rotary_table`.
         """
         kinds = []
-        for index, window in enumerate(self.config.distinct_windows):
-            rotates = self.config.positions == "rotary"
-            table = rotary_table(*reversed(own), self.config, window > 0, longest_B) if rotates else None
+        for index, (window, rotates) in enumerate(self.config.layer_kinds):
+            arguments = *reversed(own), self.config, window > 0, longest_B, rotates
+            table = rotary_table(*arguments) if self.config.positions == "rotary" else None
             mask_BTS = causal_mask(*own, *own, window or None) if kernel in ("plain", "blocks") else None
             kinds.append(LayerKind(table, mask_BTS, jnp.int32(window or 2**30), jnp.int32(index)))
         return kinds
@@ -142,20 +142,20 @@ class Transformer(nnx.Module):
         Args:
             longest_B: how long each row's text may become.
             layers: of `unstacked`, those that are meant; None is all of them, read where they stand.
-            kinds: of each of them, as `window_indices` has it.
+            kinds: of each of them, as `kind_indices` has it.
             attend: of a layer's number and window (0 is none), the function that mixes its values: `kernel` of
                 `Attention`. It gets the new keys and values, and caches them.
         """
         own = (segment_ids_BT, positions_BT)
         graph, stacked = nnx.split(self.layers)
         layers = self.unstacked() if layers is None else layers
-        windows, every_kind = self.config.distinct_windows, self._kinds(own, "", longest_B)
+        layer_kinds, every_kind = self.config.layer_kinds, self._kinds(own, "", longest_B)
         for number, (leaves, index) in enumerate(zip(layers, kinds, strict=True)):
             state = jax.tree.unflatten(jax.tree.structure(stacked), leaves)
             if any(map(is_quantized, jax.tree.leaves(state, is_leaf=is_quantized))):
                 state, x_BTD = dequantize_after(state, x_BTD)
             block = nnx.merge(graph, state)
-            x_BTD, *_ = block(x_BTD, every_kind[index], *own, attend(number, windows[index]))
+            x_BTD, *_ = block(x_BTD, every_kind[index], *own, attend(number, layer_kinds[index][0]))
         return x_BTD
 
     def logits(self, hidden_BTD: jax.Array) -> jax.Array:

@@ -152,7 +152,7 @@ def program_hash(job: Job, versions: Mapping[str, str]) -> str:
     """
     mesh = absent_mesh(job.mesh, job.topology)
     with jax.sharding.use_abstract_mesh(mesh):
-        options = compiler_options() | absent_options(job.topology.platform)
+        options = compiler_options(job.config.compiler) | absent_options(job.topology.platform)
     with TRACING:
         programs = [fingerprint(traced_step(job, mesh, evaluation).as_text()) for evaluation in (False, True)]
     given = os.environ.get("LIBTPU_INIT_ARGS", "").split() if job.topology.platform == "tpu" else []

@@ -50,6 +50,11 @@ def changing(what: Changes, default: Any = dataclasses.MISSING, factory: Any = d
     return dataclasses.field(default=default, default_factory=factory, metadata={"changes": what})
 
 
+def later(default: Any) -> Any:
+    """A field that came after others: while it has this value, what stages are known by is what it was without it."""
+    return dataclasses.field(default=default, metadata={"later": True})
+
+
 def declared_change(field: dataclasses.Field) -> Changes:
     """What the key of a field changes."""
     return field.metadata.get("changes", Changes.RESULT)
@@ -63,6 +68,8 @@ def part(config: Any, *which: Changes) -> dict[str, Any]:
     found = {}
     for field in dataclasses.fields(config):
         value, own = getattr(config, field.name), declared_change(field)
+        if field.metadata.get("later") and value == field.default:
+            continue
         if dataclasses.is_dataclass(value) and own is Changes.RESULT:
             if inner := part(value, *which):
                 found[field.name] = inner

@@ -70,6 +70,8 @@ def correctable(error: BaseException) -> str | None:
         asked = re.search(r"[Oo]ut of memory\D*allocat\D*(\d+) bytes", text)
         size = f" ({int(asked[1]) / 1e9:,.1f} GB at once)" if asked else ""
         return f"out of memory{size}; use a smaller batch_size, sequence_length or model, or raise accumulation"
+    if isinstance(error, RuntimeError) and (option := re.search(r"No such compile option: '(\w+)'", text)):
+        return f"compiler: XLA has no option {option[1]} here; leave it out, or look for its name in this version"
     if isinstance(error, OSError) and "AF_UNIX path too long" in text:  # the sockets of worker processes
         return "the temporary folder's path is too long; set TMPDIR to a shorter one, such as /tmp"
     return None

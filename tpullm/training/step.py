@@ -153,7 +153,7 @@ def make_step(
             metrics |= expert_load_metrics(sums.loads)
         return {"params": params, "optimizer": optimizer_state, "step": state["step"] + 1}, metrics
 
-    return jax.jit(step, donate_argnums=0, compiler_options=compiler_options() or None)
+    return jax.jit(step, donate_argnums=0, compiler_options=compiler_options(config.compiler) or None)
 
 
 @functools.cache  # the stages of one command share the compiled program

@@ -17,7 +17,19 @@ from tpullm.tokenizer.published import PublishedTokenizer
 KNOWN = {
     name: {}
     for name in ("llama-2", "llama-2 linear", "llama-3 one key head", "llama-3.1", "llama-3.2 tied", "llama yarn")
-    + ("qwen-2.5", "qwen-3", "olmo-2", "phi-3 longrope", "gemma", "gemma-3", "mixtral", "qwen-3 experts")
+    + (
+        "qwen-2.5",
+        "qwen-3",
+        "olmo-2",
+        "olmo-3",
+        "smollm-3",
+        "phi-3 longrope",
+        "phi-4-mini",
+        "gemma",
+        "gemma-3",
+        "mixtral",
+        "qwen-3 experts",
+    )
     + ("gemma-2", "gpt-oss", "gpt-2")
 }
 QUICK = ["llama-3.1", "phi-3 longrope", "gemma-3", "gpt-oss", "qwen-3 experts"]  # these have all that is special

@@ -28,6 +28,7 @@ REFUSED = {
     "gemma": ({"tie_word_embeddings": False}, "model.tied_embeddings: false"),
     "qwen-3 experts": ({"norm_topk_prob": False}, "model.normalize_router: false"),
     "gpt-oss": ({"swiglu_limit": 1.5}, "model.swiglu_limit: 1.5"),
+    "smollm-3": ({"no_rope_layers": [1, 0, 1, 0, 1]}, "model.rotary_layers: [True, False, True, False, True]"),
     "gemma-3": ({"sliding_window": None}, "model.windows: every layer sees all"),
 }
 OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in KNOWN if name not in QUICK]

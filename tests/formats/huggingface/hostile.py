@@ -27,7 +27,8 @@ SETTINGS = (
     "query_pre_attn_scalar sliding_window_pattern max_window_layers use_sliding_window quantization_config auto_map"
 ).split()
 SIZES = [key for key in SETTINGS if key.startswith(("num_", "hidden_size", "interm", "vocab", "head_dim", "max_pos"))]
-FAMILIES = "llama mistral qwen2 qwen3 olmo2 phi3 gemma gemma2 gemma3_text mixtral qwen3_moe gpt_oss gpt2 rwkv".split()
+FAMILIES = "llama mistral qwen2 qwen3 olmo2 olmo3 smollm3 phi3 gemma gemma2 gemma3_text mixtral qwen3_moe".split()
+FAMILIES += ["gpt_oss", "gpt2", "rwkv"]
 TOKENS = "eos_token pad_token bos_token chat_template tokenizer_class legacy added_tokens_decoder".split()
 
 

@@ -39,6 +39,7 @@ OF_BOTH = {
     "full_attention": ROPE | {"rope_type": "linear", "factor": 2.0},
     "sliding_attention": {"rope_type": "default", "rope_theta": 50.0},
 }
+OF_FULL = OF_BOTH | {"full_attention": YARN, "sliding_attention": ROPE}
 KINDS = ["sliding_attention", "sliding_attention", "full_attention", "sliding_attention"]
 GPT_2 = dict(vocab_size=V, n_embd=24, n_inner=44, n_layer=3, n_head=4, n_positions=48, activation_function="gelu_new")
 GPT_2 |= dict(layer_norm_epsilon=1e-5, tie_word_embeddings=True, bos_token_id=1, eos_token_id=2)
@@ -60,6 +61,16 @@ MODELS = {
     "qwen-3": ("qwen3", LLAMA | {"rope_parameters": UNROUNDED}),
     "qwen-3 biases": ("qwen3", LLAMA | {"attention_bias": True}),
     "olmo-2": ("olmo2", NO_HEAD),
+    "olmo-3": (
+        "olmo3",
+        NO_HEAD | dict(num_hidden_layers=4, layer_types=KINDS, sliding_window=7, rope_parameters=OF_FULL),
+    ),
+    "smollm-3": ("smollm3", NO_HEAD | dict(num_hidden_layers=5, no_rope_layers=[1, 1, 1, 0, 1], rope_parameters=SLOW)),
+    "smollm-3 biases": ("smollm3", NO_HEAD | dict(no_rope_layer_interval=2, mlp_bias=True)),
+    "phi-4-mini": (
+        "phi3",
+        NO_HEAD | {"rope_parameters": ROPE | {"partial_rotary_factor": 2 / 3}, "sliding_window": None},
+    ),
     "phi-3": ("phi3", LLAMA | {"sliding_window": 9}),
     # The text is always longer than the original context: where it crosses over, transformers computes its cache anew.
     "phi-3 longrope": (

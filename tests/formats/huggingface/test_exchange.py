@@ -4,6 +4,7 @@ import json
 import re
 from types import SimpleNamespace
 
+import gguf
 import ml_dtypes
 import numpy as np
 import pytest
@@ -169,6 +170,53 @@ def test_gpt_2_as_it_was_published(tmp_path):
     in_one_file(tmp_path / "in", bare | masks)
     _, params = read(tmp_path / "in")
     np.testing.assert_array_equal(params["embedding"], found["transformer.wte.weight"])
+
+
+def mxfp4(found, random):
+    """Tensors with random numbers of MXFP4 in place of the experts', and these numbers by the package `gguf`."""
+    stored, numbers = {}, {}
+    for name, tensor in found.items():
+        if not name.endswith(("experts.gate_up_proj", "experts.down_proj")):
+            stored[name] = tensor
+            continue
+        E, rows, outputs = tensor.shape
+        codes = random.integers(0, 16, (E, outputs, rows // 32, 32), dtype=np.uint8)
+        scales = random.integers(118, 130, codes.shape[:3], dtype=np.uint8)
+        stored[f"{name}_blocks"], stored[f"{name}_scales"] = codes[..., ::2] | codes[..., 1::2] << 4, scales
+        halves = codes[..., :16] | codes[..., 16:] << 4  # in a GGUF file a byte has one number of each half
+        blocks = np.concatenate([scales[..., None], halves], axis=-1).reshape(E, outputs, -1)
+        numbers[name] = gguf.dequantize(blocks, gguf.GGMLQuantizationType.MXFP4).swapaxes(1, 2)
+    return stored, numbers
+
+
+def test_gpt_oss_as_it_was_published(tmp_path):
+    """Its experts in MXFP4: they are read as the numbers that they stand for, and exported as such."""
+    config = config_of("gpt-oss", hidden_size=64, intermediate_size=32)
+    (tmp_path / "in").mkdir()
+    found = {key: value.astype(ml_dtypes.bfloat16) for key, value in published(config)[2].items()}
+    stored, numbers = mxfp4(found, np.random.default_rng(0))
+    told = {"quantization_config": {"quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"]}}
+    (tmp_path / "in" / "config.json").write_text(json.dumps(config | told))
+    save_file(stored, tmp_path / "in" / reading.SINGLE)
+    architecture, params = read(tmp_path / "in")
+    write(tmp_path / "out", architecture, params)
+    written = tensors_in(tmp_path / "out")
+    assert len(numbers) == 6 and written.keys() == found.keys()
+    for name, value in written.items():
+        assert value.dtype == ml_dtypes.bfloat16
+        np.testing.assert_array_equal(value.astype(np.float32), numbers.get(name, found[name]).astype(np.float32))
+    for broken in (
+        {"model.layers.0.mlp.experts.down_proj_scales": np.zeros((5, 64, 2), np.uint8)},
+        {"model.layers.0.mlp.experts.down_proj_blocks": np.zeros((5, 64, 1, 15), np.uint8)},
+        {"model.layers.0.mlp.experts.down_proj_scales": np.zeros((5, 64, 1), np.float32)},
+    ):
+        save_file(stored | broken, tmp_path / "in" / reading.SINGLE)
+        with pytest.raises(UserError, match="down_proj is no pair of MXFP4's blocks and scales; fetch it again"):
+            read(tmp_path / "in")
+    del stored["model.layers.0.mlp.experts.down_proj_scales"]
+    save_file(stored, tmp_path / "in" / reading.SINGLE)
+    with pytest.raises(UserError, match="down_proj is no pair"):
+        read(tmp_path / "in")
 
 
 def test_settings_that_are_missing_null_or_of_another_name():

@@ -15,7 +15,14 @@ FILE, PLACES = Path(__file__).parent / "recorded.npz", (0, 7, 19, 39)
 QUICK = ("llama-3.1", "gemma-3", "gpt-2")
 # What only a RoPE scaling or another setting of a family distinguishes from the others.
 OTHERS = ("llama-2 linear", "llama-2 dynamic", "llama-3 one key head", "llama-3.2 tied", "llama yarn")
-OTHERS += ("llama longrope", "qwen-2.5 windows", "qwen-3 biases", "phi-3", "qwen-3 experts, weights as they are")
+OTHERS += (
+    "llama longrope",
+    "qwen-2.5 windows",
+    "qwen-3 biases",
+    "phi-3",
+    "smollm-3 biases",
+    "qwen-3 experts, weights as they are",
+)
 
 
 def marked(name):

@@ -26,6 +26,25 @@ def test_rotary_turns_each_pair_by_its_angle():
     np.testing.assert_allclose(turned[..., 4:], expected.imag, atol=2e-6)
 
 
+def test_a_part_of_each_head_is_turned_as_a_head_of_that_width_and_no_layer_without_positions_is():
+    (x,) = normal((2, 5, 3, 8))
+    positions = np.array([[0, 1, 2, 3, 4], [0, 1, 0, 1, 7]], np.int32)
+
+    def turned(x, rotates=True, **sizes):
+        scaling = RopeScaling("yarn", factor=4.0, original_context=4, scale=1.1)
+        config = ModelConfig(**sizes, rope_scaling=scaling)
+        with jax.set_mesh(mesh()):
+            table = rotary_table(positions, np.ones_like(positions), config, local=False, rotates=rotates)
+            out, back = jax.vjp(jax.jit(lambda x: rotary(x, table)), x)
+            return np.asarray(out), np.asarray(back(x)[0])
+
+    for part, whole in zip(turned(x, head_width=8, rotary_width=6), turned(x[..., :6], head_width=6), strict=True):
+        np.testing.assert_array_equal(part[..., :6], whole)
+        np.testing.assert_array_equal(part[..., 6:], x[..., 6:])
+    for same in turned(x, rotates=False, head_width=8, rotary_width=6):
+        np.testing.assert_array_equal(same, x)
+
+
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_a_tpus_form_of_rotary_gives_the_same_bits(dtype, monkeypatch):
     """A matmul with a permutation adds zeros to one number; its gradient is the inverse rotation, as JAX finds it."""
@@ -39,7 +58,7 @@ def test_a_tpus_form_of_rotary_gives_the_same_bits(dtype, monkeypatch):
             return np.asarray(out, np.float32), np.asarray(back(cotangent)[0], np.float32)
 
     here = both(rotary)
-    differentiated = both(lambda x, table: rotary.__wrapped__(x.astype(jnp.float32), table).astype(dtype))
+    differentiated = both(lambda x, table: rope._turned.__wrapped__(x.astype(jnp.float32), table).astype(dtype))
     monkeypatch.setattr(rope, "target_platform", lambda: "tpu")
     for ours, others, plain in zip(both(rotary), here, differentiated, strict=True):
         np.testing.assert_array_equal(ours, others)

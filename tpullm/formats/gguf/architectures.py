@@ -27,6 +27,9 @@ class Architecture:
         biases: our fields of biases that it adds.
         scalings: the kinds of RoPE scaling.
         windows: whether layers can have an attention window.
+        one_base: RoPE of these has the base of the others.
+        partial_rope: RoPE can turn a part of each head.
+        no_rope_every: each so-manieth layer has no positions; 0 is none.
         whole_heads: the heads together must be as wide as the model.
         output: `either` a table of its own or the embedding; `tied`, only the embedding; `own`, a table in any case.
         fused: the tensor that holds several of our parameters → these, in order.
@@ -41,12 +44,20 @@ class Architecture:
     biases: tuple[str, ...] = ("qkv_bias",)
     scalings: tuple[str, ...] = ("linear", "yarn")
     windows: bool = False
+    one_base: bool = False
+    partial_rope: bool = False
+    no_rope_every: int = 0
     whole_heads: bool = False
     output: str = "either"
     fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     mlp_norm: str = "FFN_NORM"
     whole_scale_layers: int = 0
     swiglu_limit: float = 0.0
+
+    def rotary_layers(self, layers: int) -> tuple[bool, ...]:
+        """`ModelConfig.rotary_layers` of a model with so many layers."""
+        found = tuple(bool((layer + 1) % self.no_rope_every) for layer in range(layers)) if self.no_rope_every else ()
+        return () if all(found) else found
 
 
 _TABLES = {"names": dict[str, str], "architectures": dict[str, Architecture]}
@@ -84,6 +95,12 @@ def _lacking_settings(config: ModelConfig, found: Architecture):
         yield "windows", f"{min(filter(None, config.windows))} of a context of {config.context_length}"
     if found.windows and len(set(filter(None, config.windows))) != 1:
         yield "windows", "every layer sees all" if not any(config.windows) else "of several lengths"
+    if found.one_base and config.local_rope_theta != config.rope_theta:
+        yield "local_rope_theta", config.local_rope_theta
+    if config.rotary_width and not found.partial_rope:
+        yield "rotary_width", config.rotary_width
+    if config.rotary_layers != found.rotary_layers(config.layers):
+        yield "rotary_layers", list(config.rotary_layers)
     if found.whole_heads and config.heads * config.head_width != config.width:
         yield "head_width", f"{config.heads} heads of {config.head_width} are not the width of {config.width}"
     if found.output == "tied" and not config.tied_embeddings:
@@ -124,7 +141,8 @@ def _settings(config: ModelConfig, architecture: Architecture) -> dict[str, Any]
     if config.positions != "rotary":
         del found[NUMBERS["rope_theta"]]
         return {key: value for key, value in found.items() if value}
-    found |= {"rope.dimension_count": config.head_width, "rope.freq_base_swa": float(config.local_rope_theta)}
+    width = config.rotary_width or config.head_width
+    found |= {"rope.dimension_count": width, "rope.freq_base_swa": float(config.local_rope_theta)}
     of_scaling = {f"rope.scaling.{key}": value for key, value in _scaling_settings(config.rope_scaling)}
     return {key: value for key, value in found.items() if value} | of_scaling
 

@@ -23,8 +23,10 @@ _YARN = (("fast", 32), ("slow", 1))  # llama.cpp's bounds, in turns
 _DEFAULTS = {"gemma2": {"attention_softcap": 50.0, "logit_softcap": 30.0}}
 DIVISORS = ("rope_freqs.weight", "rope_factors_short.weight", "rope_factors_long.weight")
 _SCALING_OF_DIVISORS = {DIVISORS[:1]: "llama3", DIVISORS[1:]: "longrope"}
-# llama.cpp's architecture → the families that it stands for: with experts, and without.
-_FAMILY = {found.name: (name, name) for name, found in ARCHITECTURES.items()} | {"llama": ("mixtral", "llama")}
+# llama.cpp's architecture → the families that it stands for: with experts or windows, and without.
+_FAMILY = {found.name: (name, name) for name, found in ARCHITECTURES.items()}
+_FAMILY |= {"llama": ("mixtral", "llama"), "olmo2": ("olmo3", "olmo2")}
+_EVERY = {"gemma3_text": 6, "olmo3": 4}  # layers, of which the last one has no window
 
 
 def family(file: GgufFile) -> str:
@@ -32,7 +34,8 @@ def family(file: GgufFile) -> str:
     name = file.settings.get("general.architecture")
     if name not in (known := sorted(_FAMILY)):
         raise UserError(f"{file.path}: its architecture {name!r:.80} is not computed; read are {', '.join(known)}")
-    return _FAMILY[name][not file.settings.get(f"{name}.expert_count")]
+    more = "attention.sliding_window" if name == "olmo2" else "expert_count"
+    return _FAMILY[name][not file.settings.get(f"{name}.{more}")]
 
 
 def config_json(file: GgufFile) -> dict[str, Any]:
@@ -76,6 +79,11 @@ def _model_config(file: GgufFile, architecture: Architecture, model_type: str) -
     fields = {"kv_heads": fields["heads"], "rope_theta": 10_000.0} | fields
     configs.check_sizes(fields)  # before anything is counted up to them
     fields.setdefault("head_width", fields["width"] // fields["heads"])
+    turned = said.get("rope.dimension_count", fields["head_width"])
+    if architecture.partial_rope and turned != fields["head_width"]:
+        if type(turned) is not int or not 2 <= turned < fields["head_width"] or turned % 2:
+            raise ValueError(f"rope.dimension_count {turned!r:.40} of heads that are {fields['head_width']} wide")
+        fields["rotary_width"] = turned
     for bias, tensor in (("qkv_bias", "attn_q"), ("out_bias", "attn_output"), ("mlp_bias", "ffn_up")):
         fields[bias] = fields.get(bias, False) or f"blk.0.{tensor}.bias" in shapes
     if fields["layers"] == architecture.whole_scale_layers:
@@ -84,11 +92,14 @@ def _model_config(file: GgufFile, architecture: Architecture, model_type: str) -
         fields["attention_scale"] = fields["head_width"] ** -0.5
     if fields.get("positions", "rotary") == "rotary":
         fields["rope_scaling"] = _rope_scaling(file, said, architecture, fields)
-        if model_type == "gemma3_text":
-            fields["local_rope_theta"] = said.get("rope.freq_base_swa", 10_000.0)
+        if FAMILIES[model_type].local_rope:
+            theta = fields["rope_theta"] if architecture.one_base else 10_000.0
+            fields["local_rope_theta"] = said.get("rope.freq_base_swa", theta)
+        fields["rotary_layers"] = architecture.rotary_layers(fields["layers"])
     fields["windows"] = _windows(said, architecture, model_type, fields)
     for key in ("rope.dimension_count", "attention.value_length"):
-        if said.get(key, fields["head_width"]) != fields["head_width"]:
+        ours = fields.get("rotary_width") if "rope" in key else 0
+        if said.get(key, fields["head_width"]) != (ours or fields["head_width"]):
             raise UserError(f"{prefix}{key} {said[key]!r:.40} can't be used: heads are {fields['head_width']} wide")
     return configs.model_config(fields)
 
@@ -112,10 +123,10 @@ def _windows(said: Mapping, architecture: Architecture, model_type: str, fields:
         return ()
     if model_type == "phi3":
         return (window,) * layers
-    base = said.get("rope.freq_base", 10_000.0)
-    if not architecture.windows or model_type != "gemma3_text" and said.get("rope.freq_base_swa", base) != base:
+    base, own_base = said.get("rope.freq_base", 10_000.0), FAMILIES[model_type].local_rope and not architecture.one_base
+    if not architecture.windows or not own_base and said.get("rope.freq_base_swa", base) != base:
         raise UserError(f"attention.sliding_window {window!r:.40}: such a {architecture.name} is not computed")
-    pattern = said.get("attention.sliding_window_pattern", 6 if model_type == "gemma3_text" else 2)
+    pattern = said.get("attention.sliding_window_pattern", _EVERY.get(model_type, 2))
     local = pattern if isinstance(pattern, list) else [layer % pattern < pattern - 1 for layer in range(layers)]
     if len(local) != layers:
         raise ValueError(f"{len(local)} windows for {layers} layers")
@@ -147,7 +158,7 @@ def _rope_scaling(file: GgufFile, said: Mapping, architecture: Architecture, fie
 
 def _divisors(file: GgufFile, tensor: GgufTensor, fields: Mapping) -> tuple[float, ...]:
     """The divisors of the frequencies of RoPE."""
-    if tensor.kind != "F32" or tensor.shape != (fields["head_width"] // 2,):
+    if tensor.kind != "F32" or tensor.shape != ((fields.get("rotary_width") or fields["head_width"]) // 2,):
         raise ValueError(f"{tensor.name} of {tensor.kind} {list(tensor.shape)}")
     found = tuple(_one(float(value)) for part in values(file, tensor) for value in part)
     if not all(0 < value < math.inf for value in found):

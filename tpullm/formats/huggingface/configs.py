@@ -13,7 +13,6 @@ from tpullm.system.errors import UserError
 ACTIVATIONS = {"silu": "silu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh", "gelu_new": "gelu_tanh"}
 # Keys that change what a model computes, and the values with which our model computes the same.
 ONLY = {
-    "partial_rotary_factor": (1, 1.0, None),
     "use_bidirectional_attention": (False, None),
     "scale_attn_weights": (True,),
     "scale_attn_by_inverse_layer_idx": (False,),
@@ -64,7 +63,9 @@ def _read_fields(config: Mapping[str, Any]) -> ModelConfig:
     name = config.get("model_type")
     if not isinstance(name, str) or name not in FAMILIES:
         raise UserError(f"model_type {name!r:.80} is not known; known are {', '.join(sorted(FAMILIES))}")
-    family = FAMILIES[name]
+    quantized, family = config.get("quantization_config"), FAMILIES[name]
+    if isinstance(quantized, Mapping) and quantized.get("quant_method") == "mxfp4":  # `reading.py` unpacks it
+        config = {key: value for key, value in config.items() if key != "quantization_config"}
     said = {**family.defaults, **config}
     for key, values in (ONLY | family.only).items():
         if key in config and config[key] not in values:
@@ -92,7 +93,7 @@ def _read_fields(config: Mapping[str, Any]) -> ModelConfig:
         fields |= dict.fromkeys(ours, bool(said.get(key)))
     fields["windows"] = _attention_windows(family, said, fields["layers"])
     if fields.get("positions", "rotary") == "rotary":
-        fields |= _read_rope(said, fields["context_length"])
+        fields |= _read_rope(family, said, fields)
     return model_config(fields)
 
 
@@ -142,7 +143,7 @@ def _attention_windows(family: Family, said: Mapping, layers: int) -> tuple[int,
     return tuple(window if is_local else 0 for is_local in local) if any(local) else ()
 
 
-def _read_rope(said: Mapping[str, Any], context: int) -> dict[str, Any]:
+def _read_rope(family: Family, said: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
     """The rotary fields, from `rope_parameters` (transformers 5) or `rope_theta` and `rope_scaling` (before)."""
     newer, older = said.get("rope_parameters") or {}, said.get("rope_scaling") or {}
     local = newer.get("sliding_attention") or {}
@@ -150,16 +151,32 @@ def _read_rope(said: Mapping[str, Any], context: int) -> dict[str, Any]:
     kinds = [place.get("rope_type", place.get("type", "default")) for place in (older, newer)]
     if older and newer and (kinds[0] != kinds[1] or older.get("factor") != newer.get("factor")):
         raise UserError(f"rope_scaling says {kinds[0]!s:.80} and rope_parameters {kinds[1]!s:.80}; make them agree")
-    for place in (older, newer, local):
-        if (factor := place.get("partial_rotary_factor", 1)) != 1:
+    found: dict[str, Any] = {}
+    for place in (said, older, newer, local):
+        factor, head = place.get("partial_rotary_factor") or 1, fields.get("head_width")
+        if factor != 1 and not (family.partial_rope and type(factor) is float and 0 < factor < 1):
             raise UserError(f"partial_rotary_factor {factor!s:.80} can't be used: we compute 1")
+        if factor != 1:
+            found["rotary_width"] = int((head or fields["width"] // fields["heads"]) * factor)
+            if not found["rotary_width"] or found["rotary_width"] % 2:
+                raise ValueError(f"{found['rotary_width']} dimensions of a head can't be turned in pairs")
     if (kind := local.get("rope_type", "default")) != "default":
         raise UserError(f"RoPE of type {kind!s:.80} in sliding_attention can't be used: we compute default")
     scaling = {**older, **newer}
     theta = scaling.get("rope_theta") or said.get("rope_theta") or 10_000.0
-    found = {"rope_theta": float(theta), "rope_scaling": _read_rope_scaling(scaling, context, said)}
-    local_theta = local.get("rope_theta") or said.get("rope_local_base_freq")
-    return found | ({"local_rope_theta": float(local_theta)} if local_theta else {})
+    found |= {"rope_theta": float(theta), "rope_scaling": _read_rope_scaling(scaling, fields["context_length"], said)}
+    own = local.get("rope_theta") or said.get("rope_local_base_freq")
+    if family.local_rope:
+        found["local_rope_theta"] = float(own or theta)
+    elif own and own != theta:
+        raise UserError(f"rope_theta {own!s:.80} of sliding_attention can't be used: we compute that of all layers")
+    if family.lists_rope:
+        each, layers = said["no_rope_layer_interval"], fields["layers"]
+        listed = said.get("no_rope_layers") or [(layer + 1) % each for layer in range(layers)]
+        if len(listed) != layers:
+            raise ValueError(f"no_rope_layers has {len(listed)} values for {layers} layers")
+        found["rotary_layers"] = () if all(listed) else tuple(map(bool, listed))
+    return found
 
 
 def _read_rope_scaling(scaling: Mapping[str, Any], context: int, said: Mapping[str, Any]) -> RopeScaling:
@@ -260,12 +277,20 @@ def _write_rope(name: str, config: ModelConfig) -> dict[str, Any]:
         scaling["attention_factor"] = of.scale
     if kind == "longrope":
         scaling |= {"short_factor": list(of.short), "long_factor": list(of.long)}
-    whole = {"rope_theta": config.rope_theta, **scaling}
+    family, partial = FAMILIES[name], {}
+    if family.partial_rope and config.rotary_width:
+        partial = {"partial_rotary_factor": config.rotary_width / config.head_width}
+    whole = {"rope_theta": config.rope_theta, **scaling, **partial}
     older = {"rope_theta": config.rope_theta, "rope_scaling": None if kind == "none" else scaling}
+    older |= partial
     if kind == "longrope":  # Phi-3 looks for it here alone
         older["original_max_position_embeddings"] = of.original_context
-    if name != "gemma3_text":
+    if family.lists_rope:
+        older["no_rope_layers"] = list(map(int, config.rotary_layers or (True,) * config.layers))
+    if not family.local_rope:
         return {"rope_parameters": whole, **older}
     local = {"rope_type": "default", "rope_theta": config.local_rope_theta}
     parameters = {"full_attention": whole, "sliding_attention": local}
-    return {"rope_parameters": parameters, "rope_local_base_freq": config.local_rope_theta, **older}
+    if name == "gemma3_text":
+        older["rope_local_base_freq"] = config.local_rope_theta
+    return {"rope_parameters": parameters, **older}

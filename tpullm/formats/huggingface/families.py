@@ -24,6 +24,9 @@ class Family:
         window: which layers have the window if `layer_types` is missing: `all`; `later` than `max_window_layers`;
             `even` ones; all but each last of a `pattern`; all `if_used`; "", none in any case.
         lists_windows: whether `layer_types` says which layers have the window.
+        local_rope: RoPE of layers with a window is not scaled. Its base is its own (Gemma 3), or that of the others.
+        partial_rope: `partial_rotary_factor` says which share of a head rotary positions turn.
+        lists_rope: `no_rope_layers`, or each last of `no_rope_layer_interval`, says which layers have no positions.
         biases: their key of biases, and our fields for it.
         only: keys of `config.json` that change what a model of this family computes, and the values that we compute.
         transposed: whether matrices are `[out, in]`.
@@ -36,6 +39,9 @@ class Family:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     window: Literal["", "all", "later", "even", "pattern", "if_used"] = ""
     lists_windows: bool = True
+    local_rope: bool = False
+    partial_rope: bool = False
+    lists_rope: bool = False
     biases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     only: Mapping[str, tuple] = field(default_factory=dict)
     transposed: bool = True

@@ -3,6 +3,10 @@
 Weights are safetensors, in one file or in shards with an index. They are foreign. What is read from a file's header is
 bounded before the library reads it: the library holds the places and shapes of all tensors against the length of the
 file.
+
+A tensor of gpt-oss may be published as two, of MXFP4 (Open Compute Project, OCP Microscaling Formats, 2023): blocks
+`[E, out, in / 32, 16]`, two numbers in a byte, and scales `[E, out, in / 32]`, powers of 2. They are read as one tensor
+`[E, in, out]`, whose numbers bfloat16 holds.
 """
 
 import itertools
@@ -32,6 +36,10 @@ MAPPED_BYTES = 1 << 28
 PART_BYTES = 1 << 26
 MOST_HEADER_BYTES = 1 << 24  # about 150,000 tensors; the largest known has a tenth of it
 MOST_MISSING = 100_000  # tensors that an error counts
+BLOCKS, SCALES = "_blocks", "_scales"  # after the name of a tensor of MXFP4
+# The numbers of a code of 4 bits; the eighth and later ones are the negative ones.
+MXFP4 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6], np.float32)
+MXFP4 = np.concatenate([MXFP4, -MXFP4])
 # Tables that older versions of transformers saved with the model, and recomputed when they loaded it.
 _COMPUTED = re.compile(r"\.(rotary_emb\.inv_freq|attn\.bias|attn\.masked_bias)$")
 
@@ -72,6 +80,12 @@ class WeightFiles(ExitStack):
         else:
             raise UserError(f"{folder}: holds neither {SINGLE} nor {INDEX}; other formats of weights are not read")
         self.size = sum(map(self._size, sorted(set(self.files.values()))))
+        packed = {name.removesuffix(BLOCKS) for name in self.files if name.endswith(BLOCKS)}
+        self._packed = packed - self.files.keys()
+        self._stored = dict(self.files)
+        for name in self._packed:
+            self.files[name] = self.files.pop(name + BLOCKS)
+            self.files.pop(name + SCALES, None)
 
     def _size(self, name: str) -> int:
         try:
@@ -80,16 +94,32 @@ class WeightFiles(ExitStack):
             raise UserError(f"{self.folder / name}: this shard is missing; fetch it again") from None
 
     def __call__(self, name: str) -> np.ndarray:
-        """One tensor in its stored type."""
-        tensor = self._read(name, lambda handle: handle.get_tensor(name))
+        """One tensor in its stored type, or if that is MXFP4 in bfloat16."""
+        tensor = self._unpacked(name) if name in self._packed else self._tensor(name)
         self._mapped += tensor.nbytes
         if self._mapped > MAPPED_BYTES:
             self.close()
             self._open, self._mapped = {}, 0
         return tensor
 
+    def _tensor(self, name: str) -> np.ndarray:
+        return self._read(name, lambda handle: handle.get_tensor(name))
+
+    def _unpacked(self, name: str) -> np.ndarray:
+        """The numbers of a tensor of MXFP4, `[E, in, out]`."""
+        blocks, scales = self._tensor(name + BLOCKS), self._tensor(name + SCALES)
+        found = np.empty(self.shape(name), ml_dtypes.bfloat16)
+        for expert, (codes, powers) in enumerate(zip(blocks, scales, strict=True)):
+            pairs = np.stack([MXFP4[codes & 15], MXFP4[codes >> 4]], axis=-1)  # [out, blocks, 16, 2]
+            numbers = np.ldexp(pairs.reshape(*codes.shape[:-1], -1), powers[..., None].astype(np.int32) - 127)
+            found[expert] = numbers.reshape(len(codes), -1).T
+        return found
+
     def parts(self, name: str) -> Iterator[np.ndarray]:
         """One tensor in its stored type, in parts of about `PART_BYTES` along its first dimension."""
+        if name in self._packed:
+            yield self(name)
+            return
         shape, size = self.shape(name), self.numpy_dtype(name).itemsize
         rows = max(1, PART_BYTES // max(1, size * math.prod(shape[1:])))
         for first in range(0, shape[0] if shape else 1, rows):
@@ -98,6 +128,8 @@ class WeightFiles(ExitStack):
 
     def numpy_dtype(self, name: str) -> np.dtype:
         """The type of one tensor; `UserError` if it is no floating-point type, so the checkpoint is quantized."""
+        if name in self._packed:
+            return DTYPES["BF16"]
         kind = self._read(name, lambda handle: handle.get_slice(name).get_dtype())
         if kind not in DTYPES:
             raise UserError(f"{self.folder}: {name!s:.80} is {kind}; use the checkpoint that was not quantized")
@@ -105,17 +137,30 @@ class WeightFiles(ExitStack):
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of one tensor."""
+        if name not in self._packed:
+            return self._stored_shape(name)
+        blocks = self._stored_shape(name + BLOCKS)
+        kinds = [
+            self._read(name + end, lambda handle, end=end: handle.get_slice(name + end).get_dtype())
+            for end in (BLOCKS, SCALES)
+            if name + end in self._stored
+        ]
+        if kinds != ["U8"] * 2 or blocks[3:] != (16,) or self._stored_shape(name + SCALES) != blocks[:3]:
+            raise UserError(f"{self.folder}: {name!s:.80} is no pair of MXFP4's blocks and scales; fetch it again")
+        return blocks[0], 32 * blocks[2], blocks[1]
+
+    def _stored_shape(self, name: str) -> tuple[int, ...]:
         return tuple(self._read(name, lambda handle: handle.get_slice(name).get_shape()))
 
     def _read(self, name: str, read: Callable):
         try:
-            return read(self._handle(self.files[name]))
+            return read(self._handle(self._stored[name]))
         except UserError:
             raise
         except Exception as error:  # the library raises errors of its own and of the standard library
+            path = self.folder / self._stored[name]
             raise UserError(
-                f"{self.folder / self.files[name]}: {name!s:.80} can't be read ({one_line(str(error), 200)}); fetch it "
-                "again"
+                f"{path}: {name!s:.80} can't be read ({one_line(str(error), 200)}); fetch it again"
             ) from None
 
     def _handle(self, file: str):

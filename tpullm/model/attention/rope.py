@@ -1,6 +1,6 @@
 """Rotary positions (Su et al. 2021), and the scaling of their frequencies to longer contexts.
 
-Shapes: B batch, T length, N heads, H head width, h = H / 2 frequencies.
+Shapes: B batch, T length, N heads, H head width, R of it that is rotated, h = R / 2 frequencies.
 """
 
 import math
@@ -14,8 +14,10 @@ from tpullm.model.platform import target_platform
 from tpullm.recipe.schema import ModelConfig, RopeScaling
 
 
-def rotary_table(positions_BT, segment_ids_BT, config: ModelConfig, local: bool, longest_B: jax.Array | None = None):
-    """Cosine and signed sine of each position's angles, `[B, T, 1, H]` float32, for `rotary`.
+def rotary_table(
+    positions_BT, segment_ids_BT, config: ModelConfig, local: bool, longest_B: jax.Array | None = None, rotates=True
+):
+    """Cosine and signed sine of each position's angles, `[B, T, 1, R]` float32, for `rotary`.
 
     Behind an optimization barrier: XLA would recompute them in every fusion that uses them, which took 100 of the 1,270
     ms of a step with 12 M parameters.
@@ -24,6 +26,7 @@ def rotary_table(positions_BT, segment_ids_BT, config: ModelConfig, local: bool,
         segment_ids_BT: 0 is padding, which does not count for the length of the longest text.
         local: for the layers with a window.
         longest_B: how long each row's text may become; None is the length of the longest text that is here.
+        rotates: if not, queries and keys of these layers stay as they are: all angles are 0.
     """
     theta, scaling = config.rope_theta, config.rope_scaling
     if local and config.local_rope_theta:
@@ -32,16 +35,27 @@ def rotary_table(positions_BT, segment_ids_BT, config: ModelConfig, local: bool,
         longest = jnp.max(jnp.where(segment_ids_BT > 0, positions_BT, 0)) + 1
     else:
         longest = longest_B[:, None, None, None]
-    frequencies = scaled_frequencies(config.head_width, theta, scaling, longest)
+    width = config.rotary_width or config.head_width
+    if rotates:
+        frequencies = scaled_frequencies(width, theta, scaling, longest)
+    else:
+        frequencies, scaling = jnp.zeros(width // 2), RopeScaling()
     angles_BT1h = positions_BT[:, :, None, None].astype(jnp.float32) * frequencies
     cos, sin = jnp.cos(angles_BT1h) * scaling.scale, jnp.sin(angles_BT1h) * scaling.scale
     table = jnp.concatenate([cos, cos], axis=-1), jnp.concatenate([-sin, sin], axis=-1)
     return jax.lax.optimization_barrier(table)
 
 
-@jax.custom_vjp
 def rotary(x_BTNH: jax.Array, table: tuple[jax.Array, jax.Array]) -> jax.Array:
-    """Rotate each pair of a head by the angles of `rotary_table`, paired by halves as in Llama; float32 inside."""
+    """Rotate each pair of the first R dimensions of a head by the angles of `rotary_table`."""
+    if (width := table[0].shape[-1]) == x_BTNH.shape[-1]:
+        return _turned(x_BTNH, table)
+    return jnp.concatenate([_turned(x_BTNH[..., :width], table), x_BTNH[..., width:]], axis=-1)
+
+
+@jax.custom_vjp
+def _turned(x_BTNH: jax.Array, table: tuple[jax.Array, jax.Array]) -> jax.Array:
+    """Each pair of a head turned, paired by halves as in Llama; float32 inside."""
     cos, sin = table
     turned = x_BTNH.astype(jnp.float32) * cos + _halves_swapped(x_BTNH).astype(jnp.float32) * sin
     return turned.astype(x_BTNH.dtype)
@@ -50,10 +64,10 @@ def rotary(x_BTNH: jax.Array, table: tuple[jax.Array, jax.Array]) -> jax.Array:
 def _rotary_backward(table, cotangent_BTNH):
     """The transpose of a rotation is the rotation by the negative angles."""
     cos, sin = table
-    return rotary(cotangent_BTNH, (cos, -sin)), None
+    return _turned(cotangent_BTNH, (cos, -sin)), None
 
 
-rotary.defvjp(lambda x_BTNH, table: (rotary(x_BTNH, table), table), _rotary_backward)
+_turned.defvjp(lambda x_BTNH, table: (_turned(x_BTNH, table), table), _rotary_backward)
 
 
 def scaled_frequencies(head_width: int, theta: float, scaling: RopeScaling, longest: jax.Array) -> jax.Array:

@@ -21,7 +21,7 @@ from tpullm.recipe.schema import ModelConfig
 
 
 class LayerKind(NamedTuple):
-    """What attention needs in one kind of layer; layers of one window are one kind.
+    """What attention needs in one kind of layer; `ModelConfig.layer_kinds` has the kinds.
 
     `table`: of `rotary_table`, or None; `mask` `[B, T, S]` of `causal_mask`, or None where the kernel makes its own;
     `window`: how many tokens a token attends to, itself included; `index`: of this kind.
@@ -47,7 +47,7 @@ class Attention(nnx.Module):
         norms = {"head": [((H,), ("head",))] * 2, "all": [((N, H), q_axes[1:]), ((K, H), k_axes[1:])]}
         shapes = norms.get(config.qk_norm, [None, None])
         self.query_norm, self.key_norm = (of and Norm(config, *of, rngs) for of in shapes)
-        self.softcap, self.windows = config.attention_softcap, config.distinct_windows
+        self.softcap, self.windows = config.attention_softcap, [window for window, _ in config.layer_kinds]
         self.block = config.attention_block
         self.sinks = parameter(rngs, (N,), ("heads",), 0.0) if config.sinks else None
         # `attend` divides by the root of the head's width; any other scale is multiplied into the queries.

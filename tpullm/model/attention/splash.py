@@ -28,7 +28,10 @@ def splash(q_BTNH, k_BKTH, v_BKTH, segments_BT, windows: list[int], kind, softca
     """
     axis, tensor = RULES.time, axis_size(RULES.heads)
     heads, length = q_BTNH.shape[2] // tensor, q_BTNH.shape[1]
-    made = [_splash_kernel(length, window, heads, axis_size(axis), block, softcap) for window in windows]
+    different = sorted(set(windows))
+    if different != windows:  # kinds that differ in something else
+        kind = jnp.asarray(list(map(different.index, windows)))[kind]
+    made = [_splash_kernel(length, window, heads, axis_size(axis), block, softcap) for window in different]
     mesh = jax.sharding.get_abstract_mesh()
     specs = [kernel.manual_sharding_spec(NamedSharding(mesh, PartitionSpec(None, axis))) for kernel in made]
     made = [jax.tree.map(jax.reshard, *pair) for pair in zip(made, specs, strict=True)]
@@ -53,9 +56,41 @@ def splash(q_BTNH, k_BKTH, v_BKTH, segments_BT, windows: list[int], kind, softca
     return mapped(q_BTNH, k_BKTH, v_BKTH, segments_BT, kind, sinks_N, *made)
 
 
+class _Mask(masks.CausalMask):
+    """A causal mask of `length` tokens, of which each sees `window`, itself included; 0 is all.
+
+    A block whose tokens all see all others, or none, is one number. JAX looks at each block of a mask, and computed all
+    pairs of tokens.
+    """
+
+    def __init__(self, length: int, window: int):
+        super().__init__((length, length))
+        self._window, self._blocks = window or length, {}
+        if window:
+            self.mask_function = lambda q, k: (q >= k) & (q - k < window)
+
+    def __getitem__(self, place: tuple[slice, slice]) -> np.ndarray:
+        rows, columns = self.q_sequence[place[0]], place[1]
+        first, last, window = int(rows[0]), int(rows[-1]), self._window
+        if last - first != len(rows) - 1:  # of two turns of a zigzag
+            return super().__getitem__(place)
+        if first >= columns.stop - 1 and last - columns.start < window:
+            return np.ones((1, 1), bool)
+        if last < columns.start or first - columns.stop + 1 >= window:
+            return np.zeros((1, 1), bool)
+        key = first - columns.start, len(rows), columns.stop - columns.start
+        if key not in self._blocks:
+            self._blocks[key] = super().__getitem__(place)
+        return self._blocks[key]
+
+    def __eq__(self, other: object) -> bool:
+        return super().__eq__(other) and self._window == other._window
+
+    __hash__ = masks.CausalMask.__hash__
+
+
 def _splash_kernel(length: int, window: int, heads: int, sequence: int, most: int, softcap: float):
-    shape = (length, length)
-    mask = masks.LocalMask(shape, (window - 1, 0), 0) if window else masks.CausalMask(shape)
+    mask = _Mask(length, window)
     if sequence > 1:
         mask.q_sequence = zigzag_order(length, sequence).astype(np.int32)
     turn = length // (2 * sequence if sequence > 1 else 1)

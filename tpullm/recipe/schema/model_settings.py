@@ -16,6 +16,7 @@ from tpullm.recipe.fields import (
     PositiveInt,
     changing,
     declared_change,
+    later,
 )
 
 
@@ -85,6 +86,8 @@ class ModelConfig:
         context_length: longest sequence that the model reads, in tokens.
         positions: `rotary`, or `learned` position vectors. `learned` has a vector for each of the `context_length`
             positions (GPT-2).
+        rotary_width: dimensions of a head that rotary positions turn: the first ones (Phi-4-mini). 0 is all.
+        rotary_layers: for each layer, whether rotary positions turn its queries and keys (SmolLM3). Empty is all.
         rope_theta: base of the rotary position embedding.
         local_rope_theta: base in layers with a window. These layers then have no scaling (Gemma 3). 0 is `rope_theta`
             in all layers.
@@ -141,6 +144,8 @@ class ModelConfig:
     vocabulary_size: NonNegativeInt = 0
     context_length: int = 256
     positions: Literal["rotary", "learned"] = "rotary"
+    rotary_width: NonNegativeInt = later(0)
+    rotary_layers: tuple[bool, ...] = later(())
     rope_theta: float = 10_000.0
     local_rope_theta: float = 0.0
     rope_scaling: RopeScaling = RopeScaling()
@@ -187,6 +192,14 @@ class ModelConfig:
             yield "heads", f"{self.heads} does not divide model.width {self.width}; choose a divisor, or set head_width"
         if model.head_width % 2:
             yield "head_width", f"{model.head_width} is odd; rotary embeddings need an even head, change width or heads"
+        for key in () if model.positions == "rotary" else ("rotary_width", "rotary_layers"):
+            if getattr(model, key):
+                yield key, "there are no rotary positions; set model.positions to rotary, or leave this out"
+        if model.rotary_width % 2 or model.rotary_width > model.head_width:
+            yield "rotary_width", f"{model.rotary_width} is odd, or beyond a head's {model.head_width}; choose less"
+        for key in ("windows", "rotary_layers"):
+            if (given := len(getattr(model, key))) not in (0, model.layers):
+                yield key, f"{given} for {model.layers} layers; give one for each, or none"
         if model.experts and model.experts_per_token > model.experts:
             why = f"{model.experts_per_token} can't be chosen of {model.experts} experts; choose fewer"
             yield "experts_per_token", why
@@ -199,14 +212,18 @@ class ModelConfig:
             yield "swiglu_limit", "there is no SwiGLU without model.gated"
 
     @property
-    def distinct_windows(self) -> list[int]:
-        """The windows that there are, each once."""
-        return sorted(set(self.windows or (0,)))
+    def layer_kinds(self) -> list[tuple[int, bool]]:
+        """Which kinds of layers there are, each once: the window, and whether positions turn queries and keys."""
+        return sorted(set(self._kinds()))
 
     @property
-    def window_indices(self) -> tuple[int, ...]:
-        """The index of each layer's window among the distinct windows."""
-        return tuple(map(self.distinct_windows.index, self.windows or (0,) * self.layers))
+    def kind_indices(self) -> tuple[int, ...]:
+        """The index of each layer's kind among `layer_kinds`."""
+        return tuple(map(self.layer_kinds.index, self._kinds()))
+
+    def _kinds(self) -> list[tuple[int, bool]]:
+        rotates = self.rotary_layers or (self.positions == "rotary",) * self.layers
+        return list(zip(self.windows or (0,) * self.layers, rotates, strict=True))
 
     @classmethod
     def of_training(cls) -> list[str]:

@@ -208,6 +208,9 @@ class TrainConfig:
         accumulation: micro-batches per step. The result is the same.
         loss_chunks: chunks of a row in which the loss is computed. The result is the same. 0 keeps the logits of a
             chunk below 1 GiB a device (64 MiB on a CPU).
+        compiler: options of XLA for the step, such as `{xla_tpu_scoped_vmem_limit_kib: "98304"}`. They win over ours
+            (`model/platform.py`). Another platform ignores those whose name has `xla_tpu_`, `xla_sc_`, `xla_gpu_` or
+            `xla_cpu_` of this one.
         compute: type of the matmuls. `auto` is bfloat16 where the machine is fast in it, else float32.
         optimizer: the optimizer.
         evaluate_every: steps between evaluations on held-out text. 0 is only at the end.
@@ -229,6 +232,7 @@ class TrainConfig:
     sequence_length: PositiveInt = 256
     accumulation: PositiveInt = changing(Changes.ROUNDING, 1)
     loss_chunks: NonNegativeInt = changing(Changes.ROUNDING, 0)
+    compiler: dict[str, str] = changing(Changes.ROUNDING, factory=dict)
     compute: Literal["auto", "float32", "bfloat16"] = "auto"
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     evaluate_every: NonNegativeInt = changing(Changes.NOTHING, 0)
