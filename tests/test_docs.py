@@ -233,7 +233,13 @@ def test_a_wrong_command_is_not_parsed(words):
     "command", [command for command in COMMANDS if command.startswith("tpullm") and not _fetches(command)]
 )
 def test_a_command_of_tpullm(reader, command):
-    shows = {"launch local": "processes:", "launch slurm": "#SBATCH", "launch": "requests:", "": ""}
+    shows = {
+        "launch local": "processes:",
+        "launch slurm": "#SBATCH",
+        "launch gke": "kind: JobSet",
+        "launch": "requests:",
+        "": "",
+    }
     shown = reader.types(command)
     assert shown and next(what for target, what in shows.items() if target in command) in shown
 
@@ -279,7 +285,7 @@ OTHERS = {
     "vllm": _gets_what_was_written,
     "llama-server": _gets_what_was_written,
     "ray": r"(up|dashboard) cluster\.yaml|job submit --address http://127\.0\.0\.1:8265 -- tpullm collect .*",
-    "gcloud": r"(auth|iam|projects|storage) .*|services \S+( [a-z]+\.googleapis\.com)+",
+    "gcloud": r"(auth|container clusters|iam|projects|storage) .*|services \S+( [a-z]+\.googleapis\.com)+",
 }
 
 

@@ -63,7 +63,7 @@ def test_every_dependency_is_plainly_pinned_once():
 
 def test_what_the_code_imports_is_declared():
     """An indirect dependency can go away when the package that brought it no longer needs it."""
-    extras = ("gcp", "wandb", "mlflow", "reasoning-gym", "lm-eval", "gguf", "ray")
+    extras = ("gcp", "wandb", "mlflow", "reasoning-gym", "lm-eval", "gguf", "ray", "gke")
     optional = sum((PROJECT["optional-dependencies"][extra] for extra in extras), [])
     names = [normalized(line) for line in PROJECT["dependencies"] + optional]
     declared = {IMPORTED_AS.get(name, name.replace("-", "_")) for name in names}

@@ -8,7 +8,7 @@ import pytest
 from tests.conftest import ROOT
 from tpullm.cli import main
 from tpullm.hardware import chips, machines
-from tpullm.hardware.chips import CHIPS, Chip, CloudTpu, ComputeEngine, Cycles, SliceShapes, of_kind
+from tpullm.hardware.chips import CHIPS, Chip, CloudTpu, Cycles, Gke, SliceShapes, of_kind
 from tpullm.hardware.topologies import parse
 from tpullm.planning.economics import prices_of
 from tpullm.system.errors import UserError
@@ -23,18 +23,10 @@ def test_no_two_chips_have_a_name_in_common():
     assert unknown.peak_flops == 0 and unknown.slices is None and unknown.ragged_exchange
 
 
-@pytest.mark.parametrize("name", [name for name, chip in CHIPS.items() if chip.compute_engine])
-def test_machines_form_slices_that_exist(name):
-    engine = CHIPS[name].compute_engine
-    for shape in engine.topologies.values():
-        assert CHIPS[name].chips_per_host < parse(f"{name}:{shape}").chips
-    for machine in engine.machines:
-        assert machine.startswith(engine.family)
-        of_slice = machines.find(machine)
-        assert of_slice.dollars_an_hour == of_slice.chips * CHIPS[name].dollars_per_hour["on_demand"]
-    if not engine.machines:
-        with pytest.raises(UserError, match=f"launch {name} on tpu-vm, as {CHIPS[name].cloud_tpu.name}-N"):
-            machines.find(f"{engine.family}hightpu-4t")
+@pytest.mark.parametrize("name", [name for name, chip in CHIPS.items() if chip.gke])
+def test_a_machine_type_with_tpus_is_no_machine_but_a_part_of_a_slice(name):
+    with pytest.raises(UserError, match=f"has TPUs; give its slice: launch gke --accelerator {name}:SHAPE"):
+        machines.find(f"{CHIPS[name].gke.machines}standard-4t")
 
 
 @pytest.mark.parametrize("name", [name for name, chip in CHIPS.items() if chip.cloud_tpu])
@@ -68,9 +60,7 @@ def test_ironwood_is_as_published_and_not_made_by_the_cloud_tpu_api():
     assert of_kind("TPU7x") is chip and chip.chips_per_host == 4
     # Four matrix units of 256 x 256 at the clock are the peak.
     assert 2 * 4 * 256**2 * chip.clock == pytest.approx(chip.peak_flops, rel=1e-3)
-    found = machines.find("tpu7x-standard-4t")
-    assert (found.chips, found.devices, found.dollars_an_hour, found.extras) == (4, 8, 48.0, "tpu,gcp")
-    with pytest.raises(UserError, match="tpu7x-128 is not made by the Cloud TPU API, but on Compute Engine and GKE"):
+    with pytest.raises(UserError, match="tpu7x-128 is not made by the Cloud TPU API, but by GKE; launch it on gke, as"):
         machines.find_slice("tpu7x-128")
 
 
@@ -92,7 +82,7 @@ CHIP = Chip(
     },
     slices=SliceShapes(dimensions=2, wraps=8, largest=64, small=((2, 2), (4, 4), (4, 8), (8, 8))),
     cloud_tpu=CloudTpu("v9test", 1, (4, 16, 32), 4, "v9-alpha"),
-    compute_engine=ComputeEngine("ct9t-", {"ct9t-standard-4t": (4, 96, 512)}, ((4, 4), (4, 8)), "ubuntu-tpu-v9"),
+    gke=Gke("tpu-v9-slice", "ct9t-"),
 )
 
 
@@ -123,11 +113,12 @@ def test_plan_and_sharding_know_its_slices_speed_memory_and_price(added, capsys,
         parse("v9t:2x4")
 
 
-def test_machines_of_ironwood_form_a_slice_of_twice_as_many_devices(capsys):
-    group = "compute", "--machine=tpu7x-standard-4t", "--nodes=16"
-    printed = dry_run(capsys, *group, mesh="{fsdp: 64, tensor: 2}")
-    assert "acceleratorTopology: 4x4x4\n" in printed and "/ubuntu-accel-2404-amd64-tpu-tpu7x\n" in printed
-    line = dry_run(capsys, *group, mesh="{fsdp: 64}", refused=True)
+def test_a_slice_of_ironwood_has_twice_as_many_devices(capsys):
+    words = "gke", "--accelerator=tpu7x:4x4x4"
+    printed = dry_run(capsys, *words, mesh="{fsdp: 64, tensor: 2}")
+    assert "gke-tpu-accelerator: tpu7x\n" in printed and "gke-tpu-topology: 4x4x4\n" in printed
+    assert "completions: 16\n" in printed and "google.com/tpu: '4'\n" in printed
+    line = dry_run(capsys, *words, mesh="{fsdp: 64}", refused=True)
     assert "{fsdp: 64} needs 64 and does not fit 128 device(s)" in line
 
 
@@ -138,6 +129,5 @@ def test_launch_knows_its_accelerators_and_machines(added, capsys):
     assert (found.chips, found.hosts, found.dollars_an_hour) == (32, 8, 160.0)
     with pytest.raises(UserError, match="use v9test-4 or v9test-16"):
         machines.find_slice("v9t-8")
-    printed = dry_run(capsys, "compute", "--machine=ct9t-standard-4t", "--nodes=4")
-    assert "acceleratorTopology: 4x4\n" in printed and "/ubuntu-tpu-v9\n" in printed and "diskType" not in printed
-    assert machines.find("ct9t-standard-4t").dollars_an_hour == 20.0
+    printed = dry_run(capsys, "gke", "--accelerator=v9t:4x8")
+    assert "gke-tpu-accelerator: tpu-v9-slice\n" in printed and "completions: 8\n" in printed

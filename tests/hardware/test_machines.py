@@ -6,7 +6,7 @@ import pytest
 
 from tpullm.hardware import machines
 from tpullm.hardware.chips import CHIPS
-from tpullm.hardware.machines import MACHINES, RDMA
+from tpullm.hardware.machines import MACHINES
 from tpullm.system.errors import UserError
 
 WITH_GPUS = [name for name, machine in MACHINES.items() if machine.gpus]
@@ -23,9 +23,8 @@ def test_a_machine_type_has_what_its_name_says(name):
     # 11.3 GiB a vCPU in A2 mega, 17.7 in A4; 4 in G2: Google has no machine with GPUs outside of these.
     assert 4 <= found.memory_gib / found.vcpus <= 18
     assert set(found.provisioning) <= {"spot", "on_demand", "reserved"} and "spot" in found.provisioning
-    if found.fabric:
-        assert found.gpus == 8 and found.gpus % found.fabric.cards == 0
-        assert (found.fabric.transport == RDMA) == (found.disk == "hyperdisk-balanced")
+    assert not found.cards or found.gpus == 8 and found.gpus % found.cards == 0
+    assert found.node_label.startswith("nvidia-")
     assert found.reservation_bound == ("on_demand" not in found.provisioning)
 
 

@@ -2,16 +2,12 @@
 
 from urllib.parse import parse_qs, urlsplit
 
-from google.cloud import batch_v1, compute_v1, tpu_v2
+from google.cloud import batch_v1, tpu_v2
 from google.protobuf import json_format
 
 from tpullm.launch.google_api import Request
 
-MODULES = {"tpu": tpu_v2, "batch": batch_v1, "compute": compute_v1}
-TYPES = {
-    "CreateInstances": "CreateInstancesInstanceGroupManagerRequest",
-    "ListManagedInstances": "ListManagedInstancesInstanceGroupManagersRequest",
-}
+MODULES = {"tpu": tpu_v2, "batch": batch_v1}
 
 
 def published(request: Request) -> dict:
@@ -19,7 +15,7 @@ def published(request: Request) -> dict:
 
     A call that the API lacks raises `AttributeError`, a field that a type lacks `ParseError`.
     """
-    kind = getattr(MODULES[request.host.split(".")[0]], TYPES.get(request.call, f"{request.call}Request"))
+    kind = getattr(MODULES[request.host.split(".")[0]], f"{request.call}Request")
     message = kind.pb(kind())
     query = {key: values[0] for key, values in parse_qs(urlsplit(request.url).query).items()}
     json_format.ParseDict({key: value == "true" or value for key, value in query.items()}, message)

@@ -32,9 +32,6 @@ CASES = {
     "tpu-vm-slices": [*TPU, "--slices=2", "--accelerator=v5p-8", "--name=mine", "--python=/opt/tpullm/bin/python"],
     "batch-stage": ["batch", "--machine=n2-standard-8", "--nodes=8"],
     "batch-gpus": ["batch", "--machine=a3-highgpu-8g", "--nodes=2"],
-    "compute-gpus": ["compute", "--machine=a3-highgpu-8g", "--nodes=2"],
-    "compute-tcpxo": ["compute", "--machine=a3-megagpu-8g", "--nodes=2", "--gpu_network=gpus"],
-    "compute-slice": ["compute", "--machine=ct6e-standard-4t", "--nodes=4"],
     "local": ["local", "--processes=2", "--devices=4"],
 }
 SECRETS = ("HF_TOKEN", "GOOGLE_OAUTH_ACCESS_TOKEN", "CLOUDSDK_AUTH_ACCESS_TOKEN")
@@ -98,7 +95,7 @@ def test_the_requests_are_the_recorded_ones_and_no_secret_is_printed(case, capsy
 
 
 def test_a_dry_run_needs_no_network_and_no_heavy_library():
-    words = [command(case) for case in ("tpu-vm-slices", "batch-gpus", "compute-tcpxo", "local")]
+    words = [command(case) for case in ("tpu-vm-slices", "batch-gpus", "local")]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "HOME": "/nonexistent"}
     run = [sys.executable, "-c", ALONE, json.dumps(words)]
     done = subprocess.run(run, cwd=ROOT, env=environment, capture_output=True, text=True)
@@ -125,11 +122,15 @@ def test_the_command_and_the_cost_in_the_head_of_the_targets_file_are_true(targe
     assert (program, verb, words[0]) == ("tpullm", "launch", target)
     assert main([verb, target, "--dry-run", *words[1:]]) == 0
     assert capsys.readouterr().out
-    if target in ("compute", "batch"):
+    if target == "batch":
         cost = re.search(r"at most ([\d.]+) \$/h \((\d+) machines at ([\d.]+) \$", head)
         machine = machines.find(yaml.safe_load(head)["machine"])
         assert float(cost[3]) == pytest.approx(machine.dollars_an_hour, abs=0.005)
         assert float(cost[1]) == pytest.approx(int(cost[2]) * machine.dollars_an_hour, abs=0.005)
+    if target == "gke":
+        cost = re.search(r"at most ([\d.]+) \$/h \((\d+) chips at ([\d.]+) \$", head)
+        found = machines.find_slice(yaml.safe_load(head)["accelerator"])
+        assert (int(cost[2]), float(cost[1])) == (found.chips, pytest.approx(found.dollars_an_hour, abs=0.005))
 
 
 def test_an_action_may_stand_anywhere_behind_its_target_and_a_value_is_none():

@@ -202,20 +202,6 @@ def no_batch(monkeypatch):
         monkeypatch.delenv(name, raising=False)
 
 
-def test_a_machine_of_a_group_knows_its_place_by_its_name(metadata):
-    place = program.find_host('{"hosts": "2", "first": "x-3-0"}')
-    assert (place.index, place.count) == (1, 2)
-    assert place.coordinator == f"x-3-0.zone.c.x-3-1.internal:{program.PORTS[0]}"
-    assert program.find_host('{"hosts": "1", "first": "x-3-1"}').coordinator == ""
-
-
-def test_hosts_have_to_be_as_many_as_were_launched():
-    assert program.find_host("").count == 1
-    assert program.find_host('{"hosts": "1", "first": ""}').count == 1
-    with pytest.raises(UserError, match="hosts: 1 by no sign of others .*, and 4 were launched"):
-        program.find_host('{"hosts": "4", "first": ""}')
-
-
 @pytest.mark.parametrize(
     "key, value, stops",
     [
@@ -262,7 +248,7 @@ def start(host, tmp_path, monkeypatch):
         made = spec or host()._spec
         path = tmp_path / "launch" / "jobs" / f"{name or storage.hash_json(made)[:12]}.json"
         storage.write_json(path, made)
-        monkeypatch.setattr(program, "find_host", place if callable(place) else lambda told: place)
+        monkeypatch.setattr(program, "find_host", place if callable(place) else lambda: place)
         words = ["--job", str(path), "--attempt", "4", "--seconds", str(seconds)]
         monkeypatch.setattr(program.sys, "argv", ["supervisor", *words, "--reported", str(tmp_path / "reported")])
         return program.main()
@@ -394,7 +380,7 @@ def test_a_machine_without_the_gpus_that_were_launched_does_not_start_the_verb(
 
 
 H200 = "NVIDIA H200, 580.95.05"
-SPEC = job_of("compute", "pretrain", machine="a3-ultragpu-8g").spec()
+SPEC = job_of("batch", "pretrain", machine="a3-ultragpu-8g").spec()
 
 
 @pytest.fixture
@@ -405,7 +391,7 @@ def finds(tmp_path, monkeypatch):
 
 def test_the_gpus_of_the_machines_specification_pass(finds):
     assert SPEC["gpus"] == {"machine": "a3-ultragpu-8g", "name": "NVIDIA H200", "count": 8}
-    assert "gpus" not in job_of("compute", "pretrain", machine="n2-standard-8").spec()
+    assert "gpus" not in job_of("batch", "pretrain", machine="n2-standard-8").spec()
     finds([H200] * 8)
     program.check_gpus(**SPEC["gpus"])
 

@@ -115,7 +115,6 @@ NARROW = ["devstorage.read_write", "logging.write", "monitoring.write"]
     "target, config, scopes",
     [
         ("tpu-vm", {"accelerator": "v5litepod-4"}, NARROW),
-        ("compute", {"machine": "a3-highgpu-8g"}, NARROW),
         ("batch", {"machine": "n2-standard-8"}, ["cloud-platform"]),  # its API has no other
     ],
 )
@@ -146,30 +145,25 @@ def test_networks_by_the_names_of_compute_engine():
 
 def test_every_machine_of_every_slice_is_a_host():
     assert job_of("tpu-vm", "pretrain", accelerator="v5litepod-16", slices=3, nodes=7).hosts == 12
-    assert job_of("compute", "pretrain", machine="a3-highgpu-8g", slices=3, nodes=7).hosts == 7
+    assert job_of("batch", "pretrain", machine="a3-highgpu-8g", slices=3, nodes=7).hosts == 7
 
 
 GPUS = {"machine": "a3-highgpu-8g", "nodes": 2}
-SLICE = {"machine": "ct6e-standard-4t", "nodes": 3}
 STAGE = {"machine": "n2-standard-8", "nodes": 8}
 ONLY_SPOT = {"machine": "a3-ultragpu-8g", "provisioning": "on_demand"}
 THREE = {"arguments": ["--mesh.fsdp", "3"]}
 REFUSED = [
-    ("compute", "pretrain", {}, "machine: is needed to launch on compute"),
-    ("compute", "pretrain", {"machine": "a3-highgpu-16g"}, "there is no a3-highgpu-16g; there are a3-highgpu-1g"),
-    ("compute", "pretrain", {"machine": "ct5lp-hightpu-4t"}, "for GKE only; launch v5e on tpu-vm"),
-    ("compute", "pretrain", {"accelerator": "v6e-8"}, "accelerator: v6e-8 is a slice of tpu-vm; give --machine"),
-    ("compute", "pretrain", {"machine": "ct6e-standard-8t", "nodes": 2}, "several machines need one with 4 chips"),
-    ("compute", "pretrain", SLICE, "nodes: no slice of v6e has 3 machines; there are 2, 4, 8, 16, 32, 64"),
-    ("compute", "collect", GPUS, "collect: needs no accelerator; launch it on batch"),
-    ("compute", "pretrain", ONLY_SPOT, "use spot or reserved"),
-    ("compute", "pretrain", GPUS | THREE, r"mesh.* 16 device.*machine: 2 x a3-highgpu-8g"),
+    ("batch", "pretrain", {"machine": "a3-highgpu-16g"}, "there is no a3-highgpu-16g; there are a3-highgpu-1g"),
     ("batch", "collect", {"nodes": 8}, "machine: is needed to launch on batch"),
     ("batch", "collect", {"machine": "n2-standard-9"}, "there is no n2-standard-9; the nearest are n2-standard-"),
-    ("batch", "pretrain", GPUS | {"gpu_network": "gpus"}, "gpu_network: machines of Batch have one network card"),
     ("batch", "pretrain", ONLY_SPOT, "use spot or reserved"),
     ("batch", "pretrain", {"accelerator": "v5litepod-4"}, "v5litepod-4 is a TPU, and Google Batch has none; launch it"),
-    ("batch", "pretrain", {"machine": "ct6e-standard-4t"}, "ct6e-standard-4t is a TPU, and Google Batch has none"),
+    (
+        "batch",
+        "pretrain",
+        {"machine": "ct6e-standard-4t"},
+        "has TPUs; give its slice: launch gke --accelerator v6e:SHAPE",
+    ),
     ("batch", "collect", {"machine": "g2-standard-4"}, "machine: collect needs no GPU"),
     ("batch", "evaluate", STAGE, "nodes: 8 are too many, one machine does all of evaluate"),
     ("batch", "collect", STAGE | {"volumes": {"b": "/mnt/disks/b"}}, "volumes: b: /mnt/disks/b is not gs://"),

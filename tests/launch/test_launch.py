@@ -163,7 +163,6 @@ def told(capsys, *argv) -> str:
         *(([*TPU, f"--max_hours={hours}", *RUN], "max_hours: ") for hours in ("0.09", "336.1", ".inf", ".nan")),
         *(([*TPU, f"--zone={zone}", *RUN], "is not a zone") for zone in ("us-west4-ab", "west4-a", "us-west4-")),
         ([*TPU, "--reservation=mine", *RUN], "reservation: goes with provisioning: reserved; give both or none"),
-        (["launch", "local", "networks"], "networks: local needs none; they are for machines of compute"),
         *(
             (["launch", target, "--environment", f"{{{json.dumps(name)}: x}}", *RUN], "environment: ")
             for target in ("slurm", "batch")

@@ -20,8 +20,7 @@ from tpullm.launch.supervisor import Supervisor
 from tpullm.recipe import parsing as recipes
 
 ALL = "".join(ODD)
-MACHINES = {"tpu-vm": {"accelerator": "v5litepod-4"}, "compute": {"machine": "n2-standard-8"}}
-MACHINES["batch"] = MACHINES["compute"]
+MACHINES = {"tpu-vm": {"accelerator": "v5litepod-4"}, "batch": {"machine": "n2-standard-8"}}
 # A stand-in for the verb: it writes its arguments, its recipe and a variable into a file.
 VERB = """
 import json, os, pathlib, sys

@@ -37,7 +37,7 @@ def test_attempts_machines_and_their_cost_which_may_not_be_known():
         f"  now 1.75 $/h (list prices on demand of {PRICES_DATE}, cloud.google.com/tpu/pricing; spot costs less)",
     ]
     unknown = Resource("x-1", 1, State.ACTIVE, "hash", dollars_an_hour=None)
-    lines = show.status(job_of("compute", "pretrain", machine="n2-standard-8"), [attempt(1)], [unknown]).splitlines()
+    lines = show.status(job_of("batch", "pretrain", machine="n2-standard-8"), [attempt(1)], [unknown]).splitlines()
     assert lines[1:] == [
         "  attempt 1: no host has started the verb yet",
         "  x-1: active, unknown cost",

@@ -31,7 +31,7 @@ pathlib.Path(sys.argv[-1]).touch()
 """
 
 
-def packed(supervisor: str = SUPERVISOR, head: str = "", gpudirect: str = "") -> bytes:
+def packed(supervisor: str = SUPERVISOR, head: str = "") -> bytes:
     """A wheel with a supervisor, which prints its arguments and has then reported."""
     wheel, program = io.BytesIO(), supervisor.replace("\n", "\n    ")
     with zipfile.ZipFile(wheel, "w") as archive:
@@ -39,7 +39,6 @@ def packed(supervisor: str = SUPERVISOR, head: str = "", gpudirect: str = "") ->
             ("tpullm/__init__.py", ""),
             ("tpullm/launch/__init__.py", ""),
             ("tpullm/launch/supervisor.py", f"{head}\nif __name__ == '__main__':\n    {program}\n"),
-            ("tpullm/launch/gpudirect.sh", gpudirect),
         ):
             archive.writestr(zipfile.ZipInfo(name), text)  # dated 1980: the same bytes each time
     return wheel.getvalue()
@@ -51,7 +50,6 @@ TOLD = {
     "tpullm-wheel": f"gs://b/{WHEEL}",
     "tpullm-sha256": hashlib.sha256(packed()).hexdigest(),
     "tpullm-python": sys.executable,
-    "tpullm-place": '{"hosts": "2"}',
     "tpullm-seconds": "7200",
     "agent-worker-number": "1",
 }
@@ -154,7 +152,7 @@ def reported(storage) -> dict:
     return json.loads(content)
 
 
-ARGUMENTS = ["--job", TOLD["tpullm-job"], "--attempt", "3", "--place", TOLD["tpullm-place"], "--seconds"]
+ARGUMENTS = ["--job", TOLD["tpullm-job"], "--attempt", "3", "--seconds"]
 
 
 def arguments(done) -> list[str]:
@@ -178,22 +176,6 @@ def test_a_failure_is_reported_with_the_machines_token_which_is_left_nowhere(boo
     assert done.returncode == 1 and (report["host"], report["code"]) == (1, 1)
     assert report["line"].startswith("set-up on ") and report["line"].endswith(": /no/such/python: does not run")
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and TOKEN.encode() in path.read_bytes()]
-
-
-SHOWS_NCCL = """
-import json, os, pathlib, sys
-print(json.dumps({name: value for name, value in os.environ.items() if name.startswith("NCCL_")}), flush=True)
-pathlib.Path(sys.argv[-1]).touch()
-"""
-SETS_UP = "[[ $1 = tcpxo && $2 = 8 ]] || exit 1\necho installed >&2\necho 'NCCL_A=x y=z \"$HOME\"'\necho NCCL_B=1\n"
-
-
-@pytest.mark.parametrize("told, nccl", [("tcpxo 8", {"NCCL_A": 'x y=z "$HOME"', "NCCL_B": "1"}), ("", {})])
-def test_the_variables_of_gpudirect_reach_the_supervisor(boot, storage, told, nccl):
-    """On a machine with network cards for its GPUs; no other machine sets anything up."""
-    storage.objects[WHEEL] = content = packed(SHOWS_NCCL, gpudirect=SETS_UP)
-    done = boot(TOLD | {"tpullm-sha256": hashlib.sha256(content).hexdigest(), "tpullm-gpudirect": told})
-    assert done.returncode == 0 and json.loads(done.stdout) == nccl, done.stderr
 
 
 @pytest.mark.parametrize("broken", ["absent", "cut"])

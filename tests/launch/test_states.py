@@ -7,12 +7,9 @@ import pytest
 from google.cloud import batch_v1, tpu_v2
 
 from tests.launch.conftest import job_of, make_job
-from tests.launch.published import published
 from tpullm.hardware import machines
-from tpullm.launch import compute_engine, google_api, google_batch, tpu_vm
-from tpullm.launch.google_api import GROUP, POLICY, TEMPLATE
+from tpullm.launch import google_api, google_batch, tpu_vm
 from tpullm.launch.watch import State
-from tpullm.system.errors import TryAgain, UserError
 
 TPU = make_job("gs://b/run", slices=2)
 SLICE_DOLLARS = machines.find_slice("v5litepod-16").dollars_an_hour
@@ -135,87 +132,3 @@ def test_the_reason_of_a_batch_job_is_the_last_event_that_has_one(tasks):
         ("SUCCEEDED", [info], ""),
     ):
         assert google_batch._batch_job_resource(BATCH, 1, batch_job(state, events)).reason == reason, (state, events)
-
-
-GROUP_JOB = job_of("compute", "pretrain", machine="a3-highgpu-8g", nodes=2)
-
-
-def member(status="RUNNING", action="NONE", *codes):
-    errors = [{"code": code, "message": f"of\n {code}"} for code in codes]
-    found = {"instanceStatus": status, "currentAction": action, "lastAttempt": {"errors": {"errors": errors}}}
-    return found if status else {key: value for key, value in found.items() if key != "instanceStatus"}
-
-
-@pytest.mark.parametrize(
-    "members, state",
-    [
-        ([], State.UNFINISHED),
-        ([member()], State.UNFINISHED),
-        ([member(), member()], State.ACTIVE),
-        ([member(), member("STAGING")], State.PROVISIONING),
-        ([member("PROVISIONING"), member("PROVISIONING")], State.PROVISIONING),
-        ([member(), member("RUNNING", "DELETING")], State.DELETING),
-        *(([member(), member(gone)], State.PREEMPTED) for gone in compute_engine.GONE),
-        ([member(), member("", "CREATING", "ZONE_RESOURCE_POOL_EXHAUSTED")], State.WAITING),
-        ([member(), member("", "CREATING", "VM_MIN_COUNT_NOT_REACHED")], State.WAITING),
-        ([member("RUNNING", "NONE", "ZONE_RESOURCE_POOL_EXHAUSTED"), member()], State.ACTIVE),
-        ([member(), member("", "CREATING", "STOCKOUT", "QUOTA_EXCEEDED")], State.FAILED),
-    ],
-)
-def test_a_group_of_machines(members, state):
-    """Errors for want of machines pass; any other would come again."""
-    seen, reason, permanent = compute_engine._state_of_machines(GROUP_JOB, members)
-    assert seen is state and permanent is (state is State.FAILED)
-    assert reason == ("QUOTA_EXCEEDED: of QUOTA_EXCEEDED" if state is State.FAILED else "")
-
-
-def test_machines_cost_from_when_they_are_made_until_they_stop(monkeypatch):
-    shown = [member(status) for status in ("PROVISIONING", "STAGING", "RUNNING", "STOPPING", "TERMINATED", "")]
-    monkeypatch.setattr(google_api, "instances", lambda scope, name: shown)
-    found = {"name": "tiny-pretrain-3", "description": "hash"}
-    seen = compute_engine._instance_group_resource({"tiny-pretrain-3"}, GROUP_JOB, 3, found)
-    assert seen.dollars_an_hour == pytest.approx(3 * machines.find("a3-highgpu-8g").dollars_an_hour)
-    assert (seen.attempt, seen.run) == (3, "hash")
-    without_group = compute_engine._instance_group_resource(set(), GROUP_JOB, 3, found)
-    assert (without_group.state, without_group.dollars_an_hour) == (State.UNFINISHED, 0.0)
-
-
-@pytest.mark.parametrize(
-    "code, kind, says",
-    [
-        ("RESOURCE_ALREADY_EXISTS", google_api.Exists, "so it is"),
-        ("QUOTA_EXCEEDED", UserError, "quota: so it is; ask for more"),
-        ("RESOURCE_NOT_READY", TryAgain, "compute.googleapis.com: so it is"),
-        ("INTERNAL_ERROR", TryAgain, "compute.googleapis.com: so it is"),
-        ("RESOURCE_IN_USE_BY_ANOTHER_RESOURCE", TryAgain, "compute.googleapis.com: so it is"),
-        ("INVALID_USAGE", UserError, r"compute: refused (INVALID_USAGE: so it is)"),
-    ],
-)
-def test_what_an_operation_failed_by(code, kind, says):
-    error = google_api.operation_error({"code": code, "message": "so\n  it is"})
-    assert type(error) is kind and str(error).startswith(says)
-
-
-SCOPES = {"Zone": "projects/p/zones/z", "Region": "projects/p/regions/r", "Global": "projects/p/global"}
-
-
-@pytest.mark.parametrize("place, kind", [("Zone", GROUP), ("Region", POLICY), ("Global", TEMPLATE)])
-def test_an_operation_is_waited_for_where_its_resource_is(monkeypatch, place, kind):
-    """In a zone, a region, or everywhere; the last answer's error is raised."""
-    sent = []
-    answers = [{"name": "op"}, {"name": "op", "status": "RUNNING"}, {"name": "op", "status": "DONE"}]
-    answers[-1]["error"] = {"errors": [{"code": "INVALID_USAGE", "message": "no"}]}
-    monkeypatch.setattr(google_api, "send", lambda request: sent.append(request) or answers.pop(0))
-    with pytest.raises(UserError, match="refused"):
-        google_api.create(kind.insert(SCOPES[place], "id", {"name": "x"}))
-    assert [request.call for request in sent] == [f"Insert{kind.name}", *[f"Wait{place}Operation"] * 2]
-    for request in sent:
-        published(request)
-    assert sent[1].url == f"https://compute.googleapis.com/compute/v1/{SCOPES[place]}/operations/op/wait"
-
-
-def test_an_operation_that_does_not_end_is_left(monkeypatch):
-    monkeypatch.setattr(google_api, "send", lambda request: {"name": "op", "status": "RUNNING"})
-    monkeypatch.setattr(google_api, "SECONDS_FOR_OPERATION", 0.0)
-    with pytest.raises(TryAgain, match="op is not done after 0 s"):
-        TEMPLATE.delete(SCOPES["Global"], "x")

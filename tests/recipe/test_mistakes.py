@@ -24,7 +24,7 @@ PAGE = "docs/en/reference.md"
         ("export x", "missing: FOLDER; see tpullm export --help"),
         ("launch local --procesess 3 -- run quickstart", f"the nearest is processes, see {PAGE}#launch"),
         ("launch local --processes many -- run quickstart", f"many is not a whole number; see {PAGE}#launch"),
-        ("launch lokal -- run quickstart", "target: lokal is none of local, slurm, tpu-vm, compute, batch"),
+        ("launch lokal -- run quickstart", "target: lokal is none of local, slurm, gke, tpu-vm, batch"),
         ("launch local -- run quickstart --stepz 3", f"the nearest is pretrain.steps, see {PAGE}#pretrain"),
     ],
 )

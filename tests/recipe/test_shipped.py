@@ -147,7 +147,7 @@ def test_it_may_stand_in_a_launch(capsys):
     sources = "[{name: a, kind: text, path: gs://b/a, licence: CC0-1.0}]"
     assert "width: 768" in shown(command, "--corpus.sources", sources)
     missing = shown("local --config lokal -- run quickstart")
-    assert "lokal: no such launch settings; the nearest name is local (the names are batch, compute" in missing
+    assert "lokal: no such launch settings; the nearest name is local (the names are batch, gke" in missing
 
 
 def test_the_list(capsys):

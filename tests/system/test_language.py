@@ -371,7 +371,8 @@ def test_the_list_of_recipes_is_japanese(shown_in_japanese):
         ("local", "--processes=1"),
         ("slurm", "--nodes=2"),
         ("tpu-vm", "--accelerator=v5litepod-16", "--project=p", "--zone=us-west4-a", "--name=n"),
-        ("compute", "--machine=a3-highgpu-8g", "--nodes=2", "--project=p", "--zone=us-central1-a", "--name=n"),
+        ("batch", "--machine=a3-highgpu-8g", "--nodes=2", "--project=p", "--zone=us-central1-a", "--name=n"),
+        ("gke", "--accelerator=v6e-16", "--name=n"),
     ],
 )
 def test_a_dry_run_is_explained_in_japanese(shown_in_japanese, words):

@@ -106,7 +106,7 @@ def help_page(verb: str, everything: bool = False) -> Page:
 
         usage += " [--KEY VALUE ...] -- VERB ..."
         sections, keys = list(schema_keys.sections(LaunchConfig)), "Keys of the launch, with their defaults:"
-        file = Option("--config FILE", "a YAML file of these keys, or a name: local, slurm, tpu-vm, compute or batch")
+        file = Option("--config FILE", "a YAML file of these keys, or a name: local, slurm, gke, tpu-vm or batch")
         options = [*options, file]
     if sections and not everything:
         options = [*options, Option("--help-all", "every key in full, with those that other verbs read")]

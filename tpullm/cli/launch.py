@@ -1,8 +1,7 @@
 """Run a verb on several processes here, on a Slurm cluster, or on machines in the cloud.
 
 Everything after -- is the verb's own command line. ACTION is start (the default), status, logs or stop. Repeat the
-command with another ACTION to look after a launch. `compute networks` makes the networks between the GPUs of several
-machines (--gpu_network), once a project, and needs no verb.
+command with another ACTION to look after a launch.
 """
 
 import importlib
@@ -14,7 +13,7 @@ import time
 from typing import Any
 
 from tpullm.cli.verb_table import VERBS
-from tpullm.launch import code, gpu_network, show, watch
+from tpullm.launch import code, show, watch
 from tpullm.launch import job as jobs
 from tpullm.launch.job import Job, LaunchConfig
 from tpullm.launch.record import Outcome, Record, clock
@@ -26,10 +25,10 @@ from tpullm.system.language import spoken
 from tpullm.system.log import say
 
 # Module of each target in `tpullm.launch`.
-CLOUD = {"tpu-vm": "tpu_vm", "compute": "compute_engine", "batch": "google_batch"}
+CLOUD = {"tpu-vm": "tpu_vm", "batch": "google_batch"}
 COLOURS = (36, 33, 35, 32, 34, 31)  # ANSI codes, one a process
-ACTIONS = ("start", "status", "logs", "stop", "networks")
-TARGETS = ("local", "slurm", *CLOUD)
+ACTIONS = ("start", "status", "logs", "stop")
+TARGETS = ("local", "slurm", "gke", *CLOUD)
 FLAGS = ("--watch", "--follow", "--dry-run")  # options without a value
 
 
@@ -39,20 +38,13 @@ def main(argv: list[str]) -> int:
     if len(argv) > 1 and argv[1] in VERBS:  # behind the target
         raise UserError(f"launch: a verb stands after --, such as: {argv[0]} -- {' '.join(argv[1:])}")
     config, arguments = settings_of(_launch_parser(), _action_beside_target(own), LaunchConfig)
-    if arguments.action == "networks":
-        if arguments.target != "compute":
-            raise UserError(f"networks: {arguments.target} needs none; they are for machines of compute")
-        requests = gpu_network.requests(config)
-        if arguments.dry_run:
-            print(show.networks(config, requests), end="")
-        else:
-            gpu_network.create(requests)
-        return 0
     job = jobs.make(arguments.target, config, command)
     if arguments.target == "local":
         return _local(job, arguments)
     if arguments.target == "slurm":
         return _slurm(job, arguments)
+    if arguments.target == "gke":
+        return _gke(job, arguments)
     target = importlib.import_module(f"tpullm.launch.{CLOUD[arguments.target]}")
     target.check(job)
     if arguments.dry_run:
@@ -78,8 +70,8 @@ def _action_beside_target(words: list[str]) -> list[str]:
 
 def add_arguments(parser) -> None:
     """The options of `tpullm launch` beside the keys of `LaunchConfig`."""
-    parser.add_argument("target", choices=TARGETS, help="where the verb runs: local, slurm, tpu-vm, compute or batch")
-    about = "start, status, logs, stop or networks"
+    parser.add_argument("target", choices=TARGETS, help="where the verb runs: local, slurm, gke, tpu-vm or batch")
+    about = "start, status, logs or stop"
     parser.add_argument("action", nargs="?", choices=ACTIONS, default="start", help=about)
     parser.add_argument("--watch", action="store_true", help="stay until the verb is finished; replace lost machines")
     parser.add_argument("--follow", action="store_true", help="with logs: print new lines as they come")
@@ -133,6 +125,35 @@ def _slurm(job: Job, arguments: Any) -> int:
         return subprocess.call(["tail", "-n", "+1", *(["-F"] if arguments.follow else []), str(file)])
     else:
         say(f"{job.name}: no job has written a line; `status` says whether one waits")
+    return 0
+
+
+def _gke(job: Job, arguments: Any) -> int:
+    from tpullm.launch import gke, gke_client
+
+    if arguments.watch:
+        raise UserError("watch: JobSet restarts what fails; leave --watch out")
+    gke.check(job)
+    if arguments.dry_run:
+        print(gke.dry_run(job), end="")
+        return 0
+    cluster = gke_client.Cluster(job)
+    if arguments.action == "logs":
+        line = None
+        for line in cluster.logs(arguments.follow):
+            print(line, flush=True)
+        if line is None:
+            say(f"{job.name}: no host has sent a line; `status` says what there is")
+    elif arguments.action == "status":
+        print(cluster.status(), end="")
+    elif arguments.action == "stop":
+        cluster.delete()
+        say(f"{job.name}: stopped; {job.run} is as it was")
+    else:
+        storage.check_writable(storage.path(job.run))
+        upload_launch(job)
+        cluster.apply()
+        say(f"{job.name}: launched; `status`, `logs` and `stop` after gke look after it")
     return 0
 
 

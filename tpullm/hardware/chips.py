@@ -92,27 +92,16 @@ class CloudTpu:
 
 
 @dataclass(frozen=True)
-class ComputeEngine:
-    """The Compute Engine machines with a chip.
+class Gke:
+    """How Google Kubernetes Engine names a TPU (AI-Hypercomputer/xpk, `system_characteristics.py`).
 
     Args:
-        family: prefix of the machine types.
-        machines: chips, vCPUs and GiB of memory by machine type; empty if only GKE can make the machines.
-        slices: shapes of the slices that several machines can form.
-        image: family of boot images in the project `ubuntu-os-accelerator-images`.
-        disk: the only disk type that the machines accept; empty if they accept any.
+        label: of its nodes, `cloud.google.com/gke-tpu-accelerator`.
+        machines: prefix of its machine types, which Google Batch has not.
     """
 
-    family: str
-    machines: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
-    slices: tuple[tuple[int, ...], ...] = ()
-    image: str = ""
-    disk: str = ""
-
-    @property
-    def topologies(self) -> dict[int, str]:
-        """The names of `slices` by their number of chips: `{8: "2x4"}`."""
-        return {math.prod(shape): "x".join(map(str, shape)) for shape in self.slices}
+    label: str
+    machines: str
 
 
 @dataclass(frozen=True)
@@ -156,7 +145,7 @@ class Chip:
         slices: None if the chip is no TPU, or if nobody has compiled for it.
         gpu: None if the chip is no GPU.
         cloud_tpu: None if `launch tpu-vm` can't use the chip.
-        compute_engine: None if `launch compute` can't use the chip.
+        gke: None if `launch gke` can't use the chip.
     """
 
     device_kinds: tuple[str, ...]
@@ -188,7 +177,7 @@ class Chip:
     slices: SliceShapes | None = None
     gpu: Gpu | None = None
     cloud_tpu: CloudTpu | None = None
-    compute_engine: ComputeEngine | None = None
+    gke: Gke | None = None
 
     @property
     def chips_per_host(self) -> int:

@@ -1,6 +1,6 @@
 """What `launch` can rent by its name: Compute Engine's machine types and the Cloud TPU API's slices, with their prices.
 
-The machine types, and the sources of the figures, are in `machines.yaml`; those with TPUs are in `chips.yaml`.
+The machine types, and the sources of the figures, are in `machines.yaml`.
 """
 
 import difflib
@@ -12,24 +12,7 @@ from tpullm.hardware.chips import CHIPS, Chip
 from tpullm.system.errors import UserError
 from tpullm.system.storage import read_tables
 
-RDMA = "rdma"
 PRICES = "on-demand list prices in us-central1, $ an hour, cloud.google.com/compute/all-pricing, 2025; spot costs less"
-
-
-@dataclass(frozen=True)
-class Fabric:
-    """The network cards between the GPUs of several machines, beside the machine's own card.
-
-    Args:
-        transport: `tcpxo` (GPUDirect-TCPXO, each card in a network of its own) or `rdma` (GPUDirect RDMA over
-            Converged Ethernet, all cards in one network).
-        cards: of a machine.
-        mtu: largest packet of the networks, bytes.
-    """
-
-    transport: str
-    cards: int
-    mtu: int
 
 
 @dataclass(frozen=True)
@@ -38,16 +21,15 @@ class Machine:
 
     Args:
         vcpus, memory_gib: its vCPUs and its memory.
-        dollars_an_hour: list price, see `PRICES`; with TPU chips that of `CHIPS`; None is not known.
+        dollars_an_hour: list price, see `PRICES`; None is not known.
         name: `a3-highgpu-8g`.
         gpu: the kind of its GPUs, a key of `CHIPS` if that is known there; empty without GPUs.
         gpu_name: nvidia-smi's name of the GPU, which is JAX's `device_kind`.
         gpus: number of GPUs.
         provisioning: which values of `LaunchConfig.provisioning` Google accepts.
         disk: disk type of the boot disk; empty if the machine accepts Compute Engine's default.
-        fabric: None if only the machine's own card leads to other machines.
-        tpu: key of its TPU chips in `CHIPS`; empty without TPU chips.
-        chips: number of TPU chips.
+        cards: network cards between the GPUs of several machines, beside the machine's own.
+        node_label: GKE's name of its GPUs (`cloud.google.com/gke-accelerator`); empty if we don't know it.
     """
 
     vcpus: int
@@ -59,9 +41,8 @@ class Machine:
     gpus: int = 0
     provisioning: tuple[str, ...] = ("spot", "on_demand", "reserved")
     disk: str = ""
-    fabric: Fabric | None = None
-    tpu: str = ""
-    chips: int = 0
+    cards: int = 0
+    node_label: str = ""
 
     def dollars_of(self, count: int) -> float | None:
         """The price of several of them."""
@@ -78,36 +59,31 @@ class Machine:
     @property
     def devices(self) -> int:
         """JAX devices; a machine without accelerators has one."""
-        return self.gpus or (self.chips * CHIPS[self.tpu].devices_per_chip if self.tpu else 1)
+        return self.gpus or 1
 
     @property
     def extras(self) -> str:
         """The extras of `pyproject.toml` that it needs."""
-        return "tpu,gcp" if self.tpu else "cuda,gcp" if self.gpus else "gcp"
+        return "cuda,gcp" if self.gpus else "gcp"
 
 
 (_rows,) = read_tables(Path(__file__).with_suffix(".yaml"), machines=dict[str, Machine])
-MACHINES = {name: replace(machine, name=name) for name, machine in _rows.items()}  # those with TPUs are in `CHIPS`
+MACHINES = {name: replace(machine, name=name) for name, machine in _rows.items()}
 
 
 def find(name: str) -> Machine:
     """The machine type of that name.
 
     Raises:
-        UserError: there is none; the message names the nearest ones, or another way to launch on such TPUs.
+        UserError: there is none; the message names the nearest ones, or how to launch on such TPUs.
     """
-    found = dict(MACHINES)
     for generation, chip in CHIPS.items():
-        of = chip.compute_engine
-        if of and name.startswith(of.family) and not of.machines:
-            told = f"launch {generation} on tpu-vm, as {chip.cloud_tpu.name}-N"
-            raise UserError(f"machine: {name} is made by Google for GKE only; {told}")
-        for type_, (chips, vcpus, memory_gib) in of.machines.items() if of else ():
-            dollars = chips * chip.dollars_per_hour["on_demand"]
-            found[type_] = Machine(vcpus, memory_gib, dollars, type_, disk=of.disk, tpu=generation, chips=chips)
-    if name not in found:
-        raise UserError(f"machine: there is no {name}; {_nearest_machines(name, list(found.values()))}")
-    return found[name]
+        if chip.gke and name.startswith(chip.gke.machines):
+            told = f"give its slice: launch gke --accelerator {generation}:SHAPE"
+            raise UserError(f"machine: {name} has TPUs; {told}")
+    if name not in MACHINES:
+        raise UserError(f"machine: there is no {name}; {_nearest_machines(name, list(MACHINES.values()))}")
+    return MACHINES[name]
 
 
 def check_provisioning(machine: Machine, provisioning: str) -> None:
@@ -154,18 +130,16 @@ class Slice:
 def find_slice(name: str) -> Slice:
     """The TPU slice of that name. The number in it counts chips (v5e, v6e) or TensorCores, two a chip (v4, v5p).
 
-    From TPU7x on, Google makes slices on Compute Engine and GKE only
-    (docs.cloud.google.com/compute/docs/tpus/tpu-resources-in-compute-engine).
+    TPU7x has no such names (docs.cloud.google.com/compute/docs/tpus/tpu-resources-in-compute-engine).
 
     Raises:
         UserError: there is none; the message names the nearest ones, or another way to launch on such TPUs.
     """
     family, _, number = name.rpartition("-")
     known = CHIPS.get(family)
-    if known and known.compute_engine and not known.cloud_tpu:
-        (machine, *_) = known.compute_engine.machines
-        told = f"launch it on compute, with --machine {machine}"
-        raise UserError(f"accelerator: {name} is not made by the Cloud TPU API, but on Compute Engine and GKE; {told}")
+    if known and known.gke and not known.cloud_tpu:
+        told = f"launch it on gke, as {family}:SHAPE"
+        raise UserError(f"accelerator: {name} is not made by the Cloud TPU API, but by GKE; {told}")
     chip = _tpu_families().get(family)
     if chip is None or not number.isdigit() or int(number) not in chip.cloud_tpu.sizes:
         raise UserError(f"accelerator: there is no {name}; use {' or '.join(_nearest_slices(name))}")

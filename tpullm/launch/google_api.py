@@ -1,18 +1,16 @@
-"""Google's APIs: requests as data, how one is sent, the meaning of an error, and waiting for operations.
+"""Google's APIs: requests as data, how one is sent, and the meaning of an error.
 
 A dry run prints a `Request`; `send` sends the same method, address and JSON, with the credentials that google-auth
 finds. The client libraries of the APIs (70 MB installed) are used by the tests alone, which parse every request into
 the published types.
 
-gcloud's variables `CLOUDSDK_API_ENDPOINT_OVERRIDES_TPU`, `…_COMPUTE` and `…_BATCH` set another address of an API. An
+gcloud's variables `CLOUDSDK_API_ENDPOINT_OVERRIDES_TPU` and `…_BATCH` set another address of an API. An
 address with `http://` (a fake on this machine) gets no credentials.
 """
 
 import contextlib
 import functools
 import os
-import re
-import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -22,10 +20,8 @@ from urllib.parse import urlencode, urlsplit
 from tpullm.system.errors import TryAgain, UserError
 
 SECONDS = 60.0  # for one answer
-SECONDS_FOR_OPERATION = 240.0
 LOGIN = "run `gcloud auth application-default login`"
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"  # all APIs: the roles of an account limit it, not its scopes
-COMPUTE = "https://compute.googleapis.com/compute/v1"
 
 
 class Missing(Exception):
@@ -203,91 +199,12 @@ class Collection:
         _delete_resource(Request(f"Delete{self.name}", "DELETE", f"{self.api}/{name}{query}"))
 
 
-@dataclass(frozen=True)
-class ComputeKind:
-    """A kind of resource of Compute Engine, whose calls are operations that take a while.
-
-    A scope is a path: `projects/P/global`, `projects/P/zones/Z` or `projects/P/regions/R`.
-
-    Args:
-        name: name of the kind in calls, such as `InstanceTemplate`.
-        collection: name of the kind in paths, such as `instanceTemplates`.
-    """
-
-    name: str
-    collection: str
-
-    def insert(self, scope: str, request_id: str, body: dict[str, Any]) -> Request:
-        """The request that creates a resource."""
-        url = f"{COMPUTE}/{scope}/{self.collection}?{urlencode({'requestId': request_id})}"
-        return Request(f"Insert{self.name}", "POST", url, body)
-
-    def list(self, scope: str, pattern: str) -> list[dict[str, Any]]:
-        """All resources whose whole name matches the pattern."""
-        url = f"{COMPUTE}/{scope}/{self.collection}?{urlencode({'filter': f'name eq {pattern}'})}"
-        call = f"List{self.collection[0].upper()}{self.collection[1:]}"
-        return pages(Request(call, "GET", url), "items")
-
-    def delete(self, scope: str, name: str) -> None:
-        """Delete a resource, and wait until it is gone. It may be gone already."""
-        _delete_resource(Request(f"Delete{self.name}", "DELETE", f"{COMPUTE}/{scope}/{self.collection}/{name}"))
-
-
-TEMPLATE = ComputeKind("InstanceTemplate", "instanceTemplates")
-GROUP = ComputeKind("InstanceGroupManager", "instanceGroupManagers")
-POLICY = ComputeKind("ResourcePolicy", "resourcePolicies")
-NETWORK = ComputeKind("Network", "networks")
-SUBNETWORK = ComputeKind("Subnetwork", "subnetworks")
-FIREWALL = ComputeKind("Firewall", "firewalls")
-
-
-def create_instances(scope: str, group: str, request_id: str, names: list[str]) -> Request:
-    """The request that creates machines of a group, with these names."""
-    url = f"{COMPUTE}/{scope}/{GROUP.collection}/{group}/createInstances?{urlencode({'requestId': request_id})}"
-    return Request("CreateInstances", "POST", url, {"instances": [{"name": name} for name in names]})
-
-
-def instances(scope: str, group: str) -> list[dict[str, Any]]:
-    """The machines of a group, with their states."""
-    url = f"{COMPUTE}/{scope}/{GROUP.collection}/{group}/listManagedInstances"
-    return pages(Request("ListManagedInstances", "POST", url), "managedInstances")
-
-
 def create(request: Request) -> None:
     """Send a request that creates a resource. The resource may exist already."""
     with contextlib.suppress(Exists):
-        _send_and_wait(request)
+        send(request)
 
 
 def _delete_resource(request: Request) -> None:
     with contextlib.suppress(Missing):
-        _send_and_wait(request)
-
-
-def _send_and_wait(request: Request) -> None:
-    """Send a request; on Compute Engine, wait for its operation, whose error is raised."""
-    operation, until = send(request), time.monotonic() + SECONDS_FOR_OPERATION
-    if not request.url.startswith(COMPUTE):
-        return
-    scope = re.match(rf"{COMPUTE}/(projects/[^/]+/(?:global|(?:zones|regions)/[^/]+))", request.url)[1]
-    place = scope.split("/")[2].removesuffix("s").capitalize()
-    while operation.get("status") != "DONE":
-        if time.monotonic() > until:
-            raise TryAgain(f"{request.host}: {operation['name']} is not done after {SECONDS_FOR_OPERATION:.0f} s")
-        # The answer comes when it is done, or after two minutes at the latest.
-        url = f"{COMPUTE}/{scope}/operations/{operation['name']}/wait"
-        operation = send(Request(f"Wait{place}Operation", "POST", url))
-    for error in operation.get("error", {}).get("errors", []):
-        raise operation_error(error)
-
-
-def operation_error(error: dict[str, Any]) -> Exception:
-    """The exception for an error of an operation."""
-    code, message = error.get("code", ""), one_line(error.get("message", ""))
-    if code == "RESOURCE_ALREADY_EXISTS":
-        return Exists(message)
-    if "QUOTA" in code:
-        return quota_error(message)
-    if code in ("RESOURCE_NOT_READY", "INTERNAL_ERROR", "RESOURCE_IN_USE_BY_ANOTHER_RESOURCE"):
-        return TryAgain(f"{urlsplit(COMPUTE).netloc}: {message}")
-    return UserError(f"compute: refused ({code}: {message})")
+        send(request)

@@ -43,13 +43,11 @@ STATES = {
 def check(job: Job) -> None:
     """Refuse a job that can't run on Batch; `UserError` names the key."""
     config = job.config
-    if config.accelerator or config.machine.startswith("ct"):
-        key, word = ("accelerator", config.accelerator) if config.accelerator else ("machine", config.machine)
-        raise UserError(f"{key}: {word} is a TPU, and Google Batch has none; launch it on tpu-vm (or compute)")
+    if config.accelerator:
+        name = config.accelerator
+        raise UserError(f"accelerator: {name} is a TPU, and Google Batch has none; launch it on tpu-vm or gke")
     jobs.require(config, "batch", "project", "zone", "machine")
     machines.check_provisioning(job.machine, config.provisioning)
-    if config.gpu_network:
-        raise UserError("gpu_network: machines of Batch have one network card; leave it out, or launch on compute")
     for source, mount in config.volumes.items():
         if not source.startswith(("gs://", "nfs://")) or not mount.startswith("/mnt/disks/"):
             told = "is not gs://… or nfs://SERVER/FOLDER with a place in /mnt/disks/"

@@ -36,26 +36,28 @@ class LaunchConfig:
         name: name of all resources. Empty is the recipe's name and the verb, such as `quickstart-pretrain`.
         project: the Google Cloud project that pays.
         zone: zone of the machines, such as `us-west4-a`. Its region is the part before the last dash.
-        accelerator: type of the TPU slices, such as `v5litepod-16`, as Google names it. (tpu-vm)
-        slices: number of slices in one training. (tpu-vm)
-        machine: machine type, such as `a3-highgpu-8g`. (compute, batch)
+        accelerator: type of the TPU slices, such as `v5litepod-16`, as Google names it. (tpu-vm, gke)
+        slices: number of slices in one training. (tpu-vm, gke)
+        machine: machine type, such as `a3-highgpu-8g`. (batch, gke)
         nodes: number of machines. They run one training, or they are the Ray cluster of `collect` or `tokenize`.
-            (compute, batch, slurm)
-        provisioning: how machines are paid: spot, on_demand or reserved. `spot` is cheapest, but Google may take the
-            machines back at any time. `reserved` uses your reservation.
+            (batch, slurm, gke)
+        provisioning: how machines are paid: spot, on_demand, reserved or flex_start. `spot` is cheapest, but Google may
+            take the machines back at any time. `reserved` uses your reservation. `flex_start` waits for capacity and
+            keeps it for at most seven days. (gke)
         reservation: name of the reservation, for `reserved`.
         runtime_version: system image of a TPU machine. Empty is Google's for its generation. (tpu-vm)
-        image: image of the boot disk or the container. (compute, batch) Empty is the target's own.
-        disk_gb: size of the boot disk, GB. (compute, batch)
+        image: image of the boot disk or the container. (batch, gke) Empty is the target's own.
+        disk_gb: size of the boot disk, GB. (batch)
         python: path of a Python on the machines that has all dependencies. Empty installs one.
         volumes: mounts: {source: folder of `/mnt/disks/`}. A source is `gs://BUCKET/FOLDER` or `nfs://SERVER/FOLDER`.
             (batch)
+        queue: name of Kueue's local queue, which starts the JobSet when there is room. Empty is no queue. (gke)
+        context: context of kubectl's configuration, so which cluster. Empty is the current one. (gke)
+        namespace: Kubernetes namespace. (gke)
         service_account: service account of the machines. Empty is the project's default one, which may change much more
             than the bucket.
         network: network of the machines. Empty is the project's default.
         subnetwork: subnetwork of the machines. Empty is the network's own.
-        gpu_network: name of the networks between the GPUs of several machines. `launch compute networks` makes them.
-            Empty leaves each machine one network card. (compute)
         external_ip: give the machines addresses on the internet. Without them the subnetwork needs Private Google
             Access, and a mirror or an image for Python packages.
         environment: environment variables of the verb. No secrets: everyone who may see the machines can read them.
@@ -64,6 +66,8 @@ class LaunchConfig:
             not been granted after this time is given up.
         max_preemptions: number of times in a row that lost machines are replaced. Machines are lost when they are taken
             back or can't be created.
+        max_restarts: number of times that JobSet restarts all machines after a fault of the verb. Lost machines are
+            not counted. (gke)
         processes: number of processes on this machine. (local)
         devices: CPU devices of each process. 0 is one. GPUs are divided evenly. (local)
         gpus_per_node: GPUs of each machine, with one process a GPU. 0 is one process a machine, on its CPU. (slurm)
@@ -77,21 +81,24 @@ class LaunchConfig:
     slices: PositiveInt = 1
     machine: str = ""
     nodes: PositiveInt = 1
-    provisioning: Literal["spot", "on_demand", "reserved"] = "spot"
+    provisioning: Literal["spot", "on_demand", "reserved", "flex_start"] = "spot"
     reservation: str = ""
     runtime_version: str = ""
     image: str = ""
     disk_gb: PositiveInt = 200
     python: str = ""
     volumes: dict[str, str] = field(default_factory=dict)
+    queue: str = ""
+    context: str = ""
+    namespace: str = "default"
     service_account: str = ""
     network: str = ""
     subnetwork: str = ""
-    gpu_network: str = ""
     external_ip: bool = True
     environment: dict[str, str] = field(default_factory=dict)
     max_hours: Hours = 72.0
     max_preemptions: NonNegativeInt = 50
+    max_restarts: NonNegativeInt = 3
     processes: PositiveInt = 2
     devices: NonNegativeInt = 0
     gpus_per_node: NonNegativeInt = 0

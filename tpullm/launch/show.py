@@ -7,7 +7,6 @@ from typing import Any
 from tpullm.hardware import machines
 from tpullm.hardware.chips import PRICES_DATE
 from tpullm.launch import code
-from tpullm.launch.google_api import Request
 from tpullm.launch.job import Job, LaunchConfig
 from tpullm.launch.record import Attempt, Record
 from tpullm.launch.watch import Resource, Target
@@ -27,12 +26,6 @@ def dry_run(job: Job, target: Target) -> str:
     return comment(head, *terms(job)) + as_yaml({"name": job.name, "files": files, "requests": requests})
 
 
-def networks(config: LaunchConfig, requests: Sequence[Request]) -> str:
-    """The requests that make the networks between GPUs, as YAML."""
-    head = comment("What `tpullm launch compute networks` would send; nothing was. Networks cost nothing.")
-    return head + as_yaml({"name": config.gpu_network, "requests": [request.rest() for request in requests]})
-
-
 def comment(*lines: str) -> str:
     """Lines above the YAML of a dry run, in the language that is spoken."""
     return "".join(f"# {spoken(line)}\n" for line in lines)
@@ -44,22 +37,26 @@ def terms(job: Job) -> list[str]:
     scopes = ", ".join(scope.rpartition("/")[2] for scope in job.scopes)
     instead = "give your own by --service_account; docs/en/google-cloud.md makes one"
     default = f"the project's default service account, which may change much more than the bucket ({instead})"
-    cost = f"What they cost is not known: {config.machine} has no list price on demand."
-    if dollars is not None:
-        cost = (
-            f"All of an attempt together cost at most {dollars * config.max_hours:,.2f} $ until then "
-            f"({dollars:,.2f} $/h, the list price on demand)."
-        )
     lines = [
         f"Machines run as {account or default}, with the scopes {scopes}.",
-        f"A machine ends after {config.max_hours:g} hours at the latest (max_hours). {cost}",
+        f"A machine ends after {config.max_hours:g} hours at the latest (max_hours). {most(config, dollars)}",
     ]
-    if config.machine and config.nodes > 1 and not config.gpu_network and (fabric := job.machine.fabric):
+    if config.machine and config.nodes > 1 and (cards := job.machine.cards):
         lines.append(
-            f"The GPUs of different machines talk over one network card a machine. {config.machine} has {fabric.cards} "
-            "more, on compute (gpu_network); docs/en/google-cloud.md makes their networks."
+            f"The GPUs of different machines talk over one network card a machine. {config.machine} has {cards} more, "
+            "which Google's clusters of Slurm use."
         )
     return lines
+
+
+def most(config: LaunchConfig, dollars: float | None) -> str:
+    """What the machines can cost, at so much an hour; None is not known."""
+    if dollars is None:
+        return f"What they cost is not known: {config.machine or config.accelerator} has no list price on demand."
+    return (
+        f"All of an attempt together cost at most {dollars * config.max_hours:,.2f} $ until then "
+        f"({dollars:,.2f} $/h, the list price on demand)."
+    )
 
 
 def as_yaml(value: Any) -> str:

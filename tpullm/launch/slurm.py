@@ -25,7 +25,7 @@ from tpullm.system.errors import TRY_AGAIN, UserError
 SECONDS_TO_SAVE = 600  # between SIGTERM and the end of the job's hours
 # A job that ends with 75 sooner has a fault of its own; later, a node was lost, and it is queued again.
 LEAST_SECONDS = 600
-# The variables of Google's plugins for NCCL, where its blueprints for Slurm put them on a node (`gpudirect.sh`).
+# The variables of Google's plugins for NCCL, where its blueprints for Slurm put them on a node.
 PROFILES = ("/var/lib/tcpxo/lib64/nccl-env-profile.sh", "/usr/local/gib/scripts/set_nccl_env.sh")
 
 

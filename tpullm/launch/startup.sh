@@ -3,10 +3,10 @@
 #
 # It needs a POSIX shell, curl and python3. It may run again at any time (when a machine reboots), and then keeps what is
 # complete. The metadata of the machine tells it tpullm-job, tpullm-attempt, tpullm-wheel and its tpullm-sha256,
-# tpullm-extras, tpullm-python (a Python with all dependencies; without it, pip sets one up), tpullm-gpudirect (what
-# gpudirect.sh is to set up, if the machine has network cards for its GPUs) and tpullm-seconds (how long the machine may
-# run). It writes a failure to the run directory, where `tpullm launch --watch` finds it. However it
-# ends, the machine is switched off: nobody may be there to remove it.
+# tpullm-extras, tpullm-python (a Python with all dependencies; without it, pip sets one up) and tpullm-seconds (how long
+# the machine may run). It writes a failure to the run directory, where `tpullm launch --watch` finds it. However it ends,
+# the machine is switched off: nobody may be there to remove it. In a pod (TPULLM_POD is set) it runs tpullm.launch.pod
+# and ends with its exit code.
 set -eu
 
 home=${TPULLM_HOME:-/var/lib/tpullm}
@@ -59,6 +59,9 @@ fetch_wheel() {
     die "$wheel is not the code that was launched (its SHA-256 differs); remove it and launch again"
 }
 
+# Whether this is a pod of a JobSet: that sees the exit code, and ends the pod itself.
+in_pod() { [ -n "${TPULLM_POD:-}" ]; }
+
 # Ends this script with a reason ($1), which is reported.
 die() {
     say "$1"
@@ -96,6 +99,9 @@ power_off() {
 finish() {
     code=$?
     trap - EXIT
+    if in_pod; then
+        if [ -n "$interrupted" ]; then exit 75; else exit "$code"; fi
+    fi
     if [ -e "$home/reported" ]; then
         power_off now
     elif [ -n "$interrupted" ]; then
@@ -158,16 +164,6 @@ make_environment() {
     die "pip failed: $(tail -n 1 "$home/pip.log")"
 }
 
-# Sets NCCL up for the network cards of the GPUs; its variables go to the verb.
-set_up_gpudirect() {
-    "$python" -c 'import importlib.resources as r; print(r.files("tpullm.launch").joinpath("gpudirect.sh").read_text())' \
-        >"$home/gpudirect.sh"
-    # shellcheck disable=SC2086 # two words, such as `tcpxo 8`
-    bash "$home/gpudirect.sh" $gpudirect >"$home/gpudirect.env" 2>"$home/gpudirect.log" ||
-        die "GPUDirect ($gpudirect): $(tail -n 1 "$home/gpudirect.log"); without --gpu_network the machines use one card"
-    while IFS= read -r line; do export "${line?}"; done <"$home/gpudirect.env"
-}
-
 umask 077
 job=$(setting tpullm-job)
 attempt=$(setting tpullm-attempt)
@@ -183,7 +179,7 @@ seconds=$(setting tpullm-seconds)
 left=$(($(cat "$home/began") + seconds - $(date +%s))) # after a reboot, less than at first, but enough for a report
 if [ "$left" -gt "$seconds" ]; then left=$seconds; elif [ "$left" -lt 300 ]; then left=300; fi
 started=$(uptime)
-power_off "+$(((left + 59) / 60))"
+in_pod || power_off "+$(((left + 59) / 60))"
 
 wheel=$(setting tpullm-wheel)
 sha256=$(setting tpullm-sha256)
@@ -202,11 +198,12 @@ else
 fi
 "$python" -c 'import tpullm.launch.supervisor' 2>"$home/import.log" || die "$(tail -n 1 "$home/import.log")"
 
-gpudirect=$(setting tpullm-gpudirect)
-if [ -n "$gpudirect" ]; then set_up_gpudirect; fi
+if in_pod; then
+    trap - EXIT TERM
+    exec "$python" -m tpullm.launch.pod --job "$job"
+fi
 
-place=$(setting tpullm-place)
-"$python" -m tpullm.launch.supervisor --job "$job" --attempt "$attempt" --place "$place" \
+"$python" -m tpullm.launch.supervisor --job "$job" --attempt "$attempt" \
     --seconds "$((left - $(uptime) + started))" --reported "$home/reported" &
 supervisor=$!
 trap 'interrupted=yes; kill -TERM "$supervisor" || true' TERM

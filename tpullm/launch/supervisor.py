@@ -23,7 +23,6 @@ Whatever raises an error here is reported as well. After this program, `startup.
 
 import argparse
 import contextlib
-import json
 import os
 import re
 import signal
@@ -44,7 +43,7 @@ from tpullm.launch.job import TEXT
 from tpullm.launch.record import OVERTIME, HostExit, Log, Record
 from tpullm.system import storage
 from tpullm.system.cluster import handshake, place
-from tpullm.system.cluster.place import PORTS, Place
+from tpullm.system.cluster.place import Place
 from tpullm.system.errors import TRY_AGAIN, TryAgain, UserError
 
 QUERY = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
@@ -218,27 +217,9 @@ class Supervisor:
         return found
 
 
-def find_host(told: str) -> Place:
-    """Which host of a launch this machine is.
-
-    A machine of a Compute Engine group finds it in its name. Other machines find it as the verb itself would, by the
-    TPU's metadata or the Batch job's hosts file.
-
-    Args:
-        told: what the machine was told when it started, as JSON: `hosts`, and `first`, the name of host 0; or nothing.
-
-    Raises:
-        UserError: the place is not found, or there are not as many hosts as were launched.
-    """
-    known = json.loads(told or "{}")
-    if first := known.get("first"):  # the names of the machines differ only in the index at the end
-        name, address, count = place.metadata("instance/name"), place.metadata("instance/hostname"), int(known["hosts"])
-        coordinator = f"{address.replace(name, first, 1)}:{PORTS[0]}" if count > 1 else ""
-        return Place(int(name.rpartition("-")[2]), count, "the machine's name", coordinator)
-    found = place.find({}, os.environ)
-    if known and found.count != int(known["hosts"]):
-        raise UserError(f"hosts: {found.count} by {found.source}, and {known['hosts']} were launched")
-    return found
+def find_host() -> Place:
+    """Which host of a launch this machine is, by the TPU's metadata or the Batch job's hosts file."""
+    return place.find({}, os.environ)
 
 
 def watch_notices(supervisor: Supervisor) -> None:
@@ -258,7 +239,6 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tpullm.launch.supervisor")
     parser.add_argument("--job", required=True, help="the job's specification, on gs://")
     parser.add_argument("--attempt", required=True, type=int)
-    parser.add_argument("--place", default="", help="what the machine was told about its place, as JSON")
     parser.add_argument("--seconds", required=True, type=float, help="until the machine ends")
     parser.add_argument("--reported", default="", help="a file to make when there is nothing left to report")
     given = parser.parse_args()
@@ -272,7 +252,7 @@ def main() -> int:
             raise UserError(f"{given.job}: {why}")
         if spec.get("gpus"):
             check_gpus(**spec["gpus"])
-        place = find_host(given.place)
+        place = find_host()
         host_exit, overtime = _supervise_verb(spec, given.attempt, place, record, until)
     except Exception as error:
         traceback.print_exc()

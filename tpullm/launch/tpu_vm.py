@@ -35,6 +35,8 @@ def check(job: Job) -> None:
     jobs.require(job.config, "tpu-vm", "project", "zone", "accelerator")
     if job.verb in jobs.TEXT:
         raise UserError(f"{job.verb}: needs no TPU, and would leave one idle; launch it on batch")
+    if job.config.provisioning == "flex_start":
+        raise UserError("provisioning: flex_start is for gke; use spot, on_demand or reserved")
     jobs.check_cloud(job)
     jobs.check_mesh(job)
 
