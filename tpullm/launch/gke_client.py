@@ -39,7 +39,7 @@ class Cluster:
             self._client = kubernetes.config.new_client_from_config(context=job.config.context or None)
         except kubernetes.config.ConfigException as error:
             raise UserError(
-                f"context: {one_line(str(error))}; run `gcloud container clusters get-credentials CLUSTER`"
+                f"context: {one_line(str(error)).rstrip('.')}; run `gcloud container clusters get-credentials CLUSTER`"
             ) from None
         self._at = {"namespace": job.config.namespace} | KIND
 
