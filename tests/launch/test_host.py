@@ -151,7 +151,7 @@ def test_of_a_verb_of_text_host_0_is_the_driver_and_the_others_work_until_it_has
     with ThreadPoolExecutor(1) as threads:
         waits = threads.submit(worker.run)
         assert driver.run() == HostExit(0, 0, "its last line") and left == [0]
-        assert driver._flags() == ["--engine=ray"] and driver._shared["RAY_ADDRESS"] == "first:1"
+        assert driver._shared["RAY_ADDRESS"] == "first:1"
         assert not waits.done()
         worker.record.add_exit(1, HostExit(0, 2, "a.txt: is broken"))
         assert waits.result(60) == HostExit(1, 0, "host 0 ended: a.txt: is broken") and left == [0, 1]
@@ -170,7 +170,6 @@ def test_a_node_that_is_taken_back_reports_it(host, nodes):
 
 def test_one_machine_needs_no_ray(host, nodes):
     assert host(0, verb="collect").run().code == 0 and nodes == ([], [])
-    assert host(verb="collect")._flags() == []
 
 
 def test_hosts_wait_no_longer_than_their_peers_may_come(host, monkeypatch):
@@ -179,12 +178,6 @@ def test_hosts_wait_no_longer_than_their_peers_may_come(host, monkeypatch):
     made = host(0, place=TWO)
     made.record.add_exit(1, HostExit(0, 2, "tokens: not made yet"))
     assert made.run() == HostExit(1, 75, "host 0 ended: tokens: not made yet") and made.left == [0]
-
-
-def test_a_verb_that_joins_is_told_its_place(host):
-    joined = ["--hosts.index=1", "--hosts.count=2", "--hosts.coordinator=first:1"]
-    assert host(place=TWO)._flags() == joined
-    assert host(verb="evaluate")._flags() == ["--hosts.index=0", "--hosts.count=1"]
 
 
 @pytest.fixture

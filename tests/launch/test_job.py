@@ -11,6 +11,7 @@ from tests.launch.conftest import job_of, make_job
 from tpullm.cli import launch
 from tpullm.launch import job, show
 from tpullm.launch.job import LaunchConfig
+from tpullm.system.cluster.place import Place
 from tpullm.system.errors import UserError
 
 FITS = "a" + "-" * 46 + "z"  # 48 characters
@@ -186,3 +187,14 @@ def test_what_cannot_be_launched_is_refused_in_one_line(target, verb, config, sa
 def test_a_machine_gets_the_package_for_gguf_files_if_it_reads_or_writes_one(words, needed):
     made = job.make("batch", LaunchConfig(), ["run", *words, "--run", "gs://b/run"])
     assert ("gguf" in made.extras().split(",")) == needed
+
+
+def test_a_verb_is_told_its_place_or_its_engine():
+    alone, second = Place(0, 1, "a test"), Place(1, 2, "a test", "first:1")
+    assert job.verb_flags("pretrain", second) == [
+        "--hosts.index=1",
+        "--hosts.count=2",
+        "--hosts.coordinator=first:1",
+    ]
+    assert job.verb_flags("evaluate", alone) == ["--hosts.index=0", "--hosts.count=1"]
+    assert job.verb_flags("collect", second) == ["--engine=ray"] and job.verb_flags("collect", alone) == []

@@ -26,6 +26,10 @@ from tpullm.system.log import say
 
 # Module of each target in `tpullm.launch`.
 CLOUD = {"tpu-vm": "tpu_vm", "batch": "google_batch"}
+NOT_WATCHED = {  # what starts again what fails there
+    "slurm": "watch: Slurm queues a job again whose node was lost; leave --watch out",
+    "gke": "watch: JobSet restarts what fails; leave --watch out",
+}
 COLOURS = (36, 33, 35, 32, 34, 31)  # ANSI codes, one a process
 ACTIONS = ("start", "status", "logs", "stop")
 TARGETS = ("local", "slurm", "gke", *CLOUD)
@@ -39,12 +43,15 @@ def main(argv: list[str]) -> int:
         raise UserError(f"launch: a verb stands after --, such as: {argv[0]} -- {' '.join(argv[1:])}")
     config, arguments = settings_of(_launch_parser(), _action_beside_target(own), LaunchConfig)
     job = jobs.make(arguments.target, config, command)
-    if arguments.target == "local":
-        return _local(job, arguments)
-    if arguments.target == "slurm":
-        return _slurm(job, arguments)
-    if arguments.target == "gke":
-        return _gke(job, arguments)
+    if look_after := {"local": _local, "slurm": _slurm, "gke": _gke}.get(arguments.target):
+        target = importlib.import_module(f"tpullm.launch.{arguments.target}")
+        if arguments.watch and arguments.target in NOT_WATCHED:
+            raise UserError(NOT_WATCHED[arguments.target])
+        target.check(job)
+        if arguments.dry_run:
+            print(target.dry_run(job), end="")
+            return 0
+        return look_after(job, arguments)
     target = importlib.import_module(f"tpullm.launch.{CLOUD[arguments.target]}")
     target.check(job)
     if arguments.dry_run:
@@ -89,10 +96,6 @@ def _local(job: Job, arguments: Any) -> int:
 
     if arguments.action != "start":
         raise UserError(f"{arguments.action}: a local launch is over when its command is; there is nothing to ask")
-    local.check(job)
-    if arguments.dry_run:
-        print(local.dry_run(job), end="")
-        return 0
     printing = threading.Lock()
 
     def show_line(index: int, line: str) -> None:  # whole, with the number of its process
@@ -108,12 +111,6 @@ def _local(job: Job, arguments: Any) -> int:
 def _slurm(job: Job, arguments: Any) -> int:
     from tpullm.launch import slurm
 
-    if arguments.watch:
-        raise UserError("watch: Slurm queues a job again whose node was lost; leave --watch out")
-    slurm.check(job)
-    if arguments.dry_run:
-        print(slurm.dry_run(job), end="")
-        return 0
     if arguments.action == "start":
         say(f"{job.name}: job {slurm.submit(job)}; `status`, `logs` and `stop` after slurm look after it")
     elif arguments.action == "status":
@@ -129,14 +126,8 @@ def _slurm(job: Job, arguments: Any) -> int:
 
 
 def _gke(job: Job, arguments: Any) -> int:
-    from tpullm.launch import gke, gke_client
+    from tpullm.launch import gke_client
 
-    if arguments.watch:
-        raise UserError("watch: JobSet restarts what fails; leave --watch out")
-    gke.check(job)
-    if arguments.dry_run:
-        print(gke.dry_run(job), end="")
-        return 0
     cluster = gke_client.Cluster(job)
     if arguments.action == "logs":
         line = None

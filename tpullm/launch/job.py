@@ -22,6 +22,7 @@ from tpullm.recipe.schema import ALONE, Recipe
 from tpullm.run.pypi import PYPI
 from tpullm.run.stages import QUESTION_PACKAGES, question_set
 from tpullm.system import storage
+from tpullm.system.cluster.place import Place
 from tpullm.system.errors import UserError
 
 # 14 days: Google Batch allows no more (cloud.google.com/batch/docs/set-timeouts).
@@ -295,6 +296,14 @@ def make(target: str, config: LaunchConfig, command: list[str]) -> Job:
     if not CLOUD_NAME.fullmatch(name):
         raise UserError(f"name: {name} can't name resources; use up to 48 of a-z, 0-9 and -, beginning with a letter")
     return Job(target, name, verb, tuple(arguments), recipe, config)
+
+
+def verb_flags(verb: str, place: Place) -> list[str]:
+    """The flags `--hosts.*` of a verb whose hosts join, and the engine of one that has a Ray cluster."""
+    if verb in TEXT:
+        return ["--engine=ray"] * (place.count > 1)
+    flags = [f"--hosts.index={place.index}", f"--hosts.count={place.count}"]
+    return flags + ([f"--hosts.coordinator={place.coordinator}"] if place.count > 1 else [])
 
 
 def check_cloud(job: Job) -> None:

@@ -14,7 +14,7 @@ import threading
 from pathlib import Path
 
 from tpullm.launch import ray_node
-from tpullm.launch.job import TEXT
+from tpullm.launch.job import TEXT, verb_flags
 from tpullm.system import log, storage
 from tpullm.system.cluster import handshake
 from tpullm.system.cluster.place import Place
@@ -45,17 +45,14 @@ def main() -> int:
             ray_node.keep(here, environment, log.say, stopping)
             return 0
         threading.Thread(target=ray_node.keep, args=(here, environment, log.say, stopping), daemon=True).start()
-        flags, environment = ["--engine=ray"], environment | {"RAY_ADDRESS": here.coordinator}
-    elif spec["verb"] in TEXT:
-        flags = []
-    else:
-        flags = [f"--hosts.index={here.index}", f"--hosts.count={here.count}"]
-        flags += [f"--hosts.coordinator={here.coordinator}"] if here.count > 1 else []
+        environment |= {"RAY_ADDRESS": here.coordinator}
+    elif spec["verb"] not in TEXT:
         environment |= {handshake.VARIABLE: secret}
     with tempfile.TemporaryDirectory(prefix="tpullm-") as folder:
         recipe = Path(folder) / "recipe.yaml"
         recipe.write_text(spec["recipe"], encoding="utf-8")
-        command = [sys.executable, "-m", "tpullm", spec["verb"], "--config", str(recipe), *flags]
+        command = [sys.executable, "-m", "tpullm", spec["verb"], "--config", str(recipe)]
+        command += verb_flags(spec["verb"], here)
         verb = subprocess.Popen(command, env=environment)
         signal.signal(signal.SIGTERM, lambda *_: verb.terminate())
         try:

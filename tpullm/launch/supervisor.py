@@ -39,7 +39,7 @@ from typing import Any
 
 from tpullm.launch import ray_node
 from tpullm.launch.child_process import Child
-from tpullm.launch.job import TEXT
+from tpullm.launch.job import TEXT, verb_flags
 from tpullm.launch.record import OVERTIME, HostExit, Log, Record
 from tpullm.system import storage
 from tpullm.system.cluster import handshake, place
@@ -181,7 +181,8 @@ class Supervisor:
         with tempfile.TemporaryDirectory(prefix="tpullm-") as folder:
             recipe = Path(folder) / "recipe.yaml"
             recipe.write_text(self._spec["recipe"], encoding="utf-8")
-            command = [sys.executable, "-m", "tpullm", self._spec["verb"], "--config", str(recipe), *self._flags()]
+            verb = self._spec["verb"]
+            command = [sys.executable, "-m", "tpullm", verb, "--config", str(recipe), *verb_flags(verb, self._place)]
             child = Child(command, os.environ | self._spec["environment"] | self._shared, self._log.line)
             try:
                 while (code := child.poll()) is None and not self.stopping.wait(0.2):
@@ -193,14 +194,6 @@ class Supervisor:
             finally:
                 child.kill()  # the verb after an error here, and processes that it may have left
             return code, re.sub(r"^(\[\w+ \d+\] )?tpullm: ", "", child.last_line)
-
-    def _flags(self) -> list[str]:
-        """The flags `--hosts.*` of a verb whose hosts join, and the engine of one that has a Ray cluster."""
-        place = self._place
-        if self._spec["verb"] in TEXT:
-            return ["--engine=ray"] * self._uses_ray
-        flags = [f"--hosts.index={place.index}", f"--hosts.count={place.count}"]
-        return flags + ([f"--hosts.coordinator={place.coordinator}"] if place.count > 1 else [])
 
     def _progress(self) -> set[str]:
         """The checkpoints, finished stages and finished parts of stages. A verb that adds to them makes progress."""

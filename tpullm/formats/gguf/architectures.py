@@ -29,7 +29,7 @@ class Architecture:
         windows: whether layers can have an attention window.
         one_base: RoPE of these has the base of the others.
         partial_rope: RoPE can turn a part of each head.
-        no_rope_every: each so-manieth layer has no positions; 0 is none.
+        no_rope_every: of so many layers the last one has no positions; 0 is none.
         whole_heads: the heads together must be as wide as the model.
         output: `either` a table of its own or the embedding; `tied`, only the embedding; `own`, a table in any case.
         fused: the tensor that holds several of our parameters → these, in order.

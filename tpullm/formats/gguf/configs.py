@@ -23,9 +23,9 @@ _YARN = (("fast", 32), ("slow", 1))  # llama.cpp's bounds, in turns
 _DEFAULTS = {"gemma2": {"attention_softcap": 50.0, "logit_softcap": 30.0}}
 DIVISORS = ("rope_freqs.weight", "rope_factors_short.weight", "rope_factors_long.weight")
 _SCALING_OF_DIVISORS = {DIVISORS[:1]: "llama3", DIVISORS[1:]: "longrope"}
-# llama.cpp's architecture → the families that it stands for: with experts or windows, and without.
-_FAMILY = {found.name: (name, name) for name, found in ARCHITECTURES.items()}
-_FAMILY |= {"llama": ("mixtral", "llama"), "olmo2": ("olmo3", "olmo2")}
+# llama.cpp's architecture → its family, the first one of the table; another one if the file has a setting.
+_FAMILY = {found.name: name for name, found in reversed(ARCHITECTURES.items())}
+_WITH = {"llama": ("expert_count", "mixtral"), "olmo2": ("attention.sliding_window", "olmo3")}
 _EVERY = {"gemma3_text": 6, "olmo3": 4}  # layers, of which the last one has no window
 
 
@@ -34,8 +34,8 @@ def family(file: GgufFile) -> str:
     name = file.settings.get("general.architecture")
     if name not in (known := sorted(_FAMILY)):
         raise UserError(f"{file.path}: its architecture {name!r:.80} is not computed; read are {', '.join(known)}")
-    more = "attention.sliding_window" if name == "olmo2" else "expert_count"
-    return _FAMILY[name][not file.settings.get(f"{name}.{more}")]
+    setting, other = _WITH.get(name, ("", ""))
+    return other if file.settings.get(f"{name}.{setting}") else _FAMILY[name]
 
 
 def config_json(file: GgufFile) -> dict[str, Any]:

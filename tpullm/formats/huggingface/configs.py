@@ -153,11 +153,12 @@ def _read_rope(family: Family, said: Mapping[str, Any], fields: Mapping[str, Any
         raise UserError(f"rope_scaling says {kinds[0]!s:.80} and rope_parameters {kinds[1]!s:.80}; make them agree")
     found: dict[str, Any] = {}
     for place in (said, older, newer, local):
-        factor, head = place.get("partial_rotary_factor") or 1, fields.get("head_width")
+        factor = place.get("partial_rotary_factor") or 1
         if factor != 1 and not (family.partial_rope and type(factor) is float and 0 < factor < 1):
             raise UserError(f"partial_rotary_factor {factor!s:.80} can't be used: we compute 1")
         if factor != 1:
-            found["rotary_width"] = int((head or fields["width"] // fields["heads"]) * factor)
+            head = fields.get("head_width") or fields["width"] // fields["heads"]
+            found["rotary_width"] = int(head * factor)
             if not found["rotary_width"] or found["rotary_width"] % 2:
                 raise ValueError(f"{found['rotary_width']} dimensions of a head can't be turned in pairs")
     if (kind := local.get("rope_type", "default")) != "default":

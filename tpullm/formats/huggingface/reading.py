@@ -111,7 +111,8 @@ class WeightFiles(ExitStack):
         found = np.empty(self.shape(name), ml_dtypes.bfloat16)
         for expert, (codes, powers) in enumerate(zip(blocks, scales, strict=True)):
             pairs = np.stack([MXFP4[codes & 15], MXFP4[codes >> 4]], axis=-1)  # [out, blocks, 16, 2]
-            numbers = np.ldexp(pairs.reshape(*codes.shape[:-1], -1), powers[..., None].astype(np.int32) - 127)
+            with np.errstate(over="ignore"):  # to infinity, which `doctor` finds
+                numbers = np.ldexp(pairs.reshape(*codes.shape[:-1], -1), powers[..., None].astype(np.int32) - 127)
             found[expert] = numbers.reshape(len(codes), -1).T
         return found
 
