@@ -1,9 +1,11 @@
 """`launch gke`: the JobSet, what JobSet's rules make of each end of a pod, and what a pod runs."""
 
 import json
+import queue
 import re
 import sys
 import types
+from pathlib import Path
 
 import pytest
 import yaml
@@ -51,6 +53,7 @@ def test_the_manifest_is_valid_by_the_published_types(case):
         ("v5p-6144", "tpu-v5p-slice", "12x16x16", 768, "4"),
         ("v4-16", "tpu-v4-podslice", "2x2x2", 2, "4"),
         ("v5p:4x4x8", "tpu-v5p-slice", "4x4x8", 32, "4"),
+        ("v6e:2x4", "tpu-v6e-slice", "2x4", 1, "8"),
     ],
 )
 def test_a_slice_has_a_pod_for_each_host(accelerator, label, shape, hosts, chips):
@@ -161,29 +164,63 @@ def test_the_pods_are_numbered_slice_by_slice_and_the_driver_is_the_first():
     assert {each.coordinator for each in found} == {"tiny-pretrain-slice-0-0.tiny-pretrain:8482"}
     made = gke.manifest(make("collect", machine="n2-standard-8", nodes=3))
     assert made["spec"]["successPolicy"] == {"operator": "All", "targetReplicatedJobs": ["driver"]}
+    assert [each["template"]["spec"]["completions"] for each in made["spec"]["replicatedJobs"]] == [1, 2]
     places = [("driver", 0), ("worker", 0), ("worker", 1)]
     assert [pod.find(environment(made, name, 0, index)).index for name, index in places] == [0, 1, 2]
     assert pod.find(environment(made, "worker", 0, 1)).coordinator == "tiny-collect-driver-0-0.tiny-collect:8482"
 
 
-def test_a_pod_runs_the_verb_with_its_place_and_the_secret_and_ends_with_its_code(tmp_path, monkeypatch):
-    folder = tmp_path / "launch"
-    folder.mkdir()
-    (folder / "secret").write_text("s" * 64)
-    spec = {"verb": "pretrain", "folder": str(folder), "environment": {"A": "1"}, "recipe": "name: x\n"}
-    (folder / "job.json").write_text(json.dumps(spec))
-    for name, value in environment(gke.manifest(make(accelerator="v6e-16")), "slice", 0, 3).items():
-        monkeypatch.setenv(name, value)
-    seen = {}
+@pytest.fixture
+def start(tmp_path, monkeypatch):
+    """`start(made, name, index, verb, code)`: a pod's exit code, what it started, the nodes of Ray that it kept."""
+    (tmp_path / "secret").write_text("s" * 64)
+    monkeypatch.setattr(sys, "argv", ["pod", "--job", str(tmp_path / "job.json")])
 
-    def start(command, env):
-        seen.update(command=command, env=env)
-        return types.SimpleNamespace(wait=lambda: -9, terminate=lambda: None)
+    def run(made, name, index, verb, code=0):
+        spec = {"verb": verb, "folder": str(tmp_path), "environment": {"A": "1"}, "recipe": "name: x\n"}
+        (tmp_path / "job.json").write_text(json.dumps(spec))
+        for variable, value in environment(made, name, 0, index).items():
+            monkeypatch.setenv(variable, value)
+        started, kept, handlers = [], queue.Queue(), []
 
-    monkeypatch.setattr(pod.subprocess, "Popen", start)
-    monkeypatch.setattr(pod.signal, "signal", lambda *_: None)
-    monkeypatch.setattr(sys, "argv", ["pod", "--job", str(folder / "job.json")])
-    assert pod.main() == 137
-    flags = ["--hosts.index=3", "--hosts.count=4", "--hosts.coordinator=tiny-pretrain-slice-0-0.tiny-pretrain:8482"]
-    assert seen["command"][3] == "pretrain" and seen["command"][-3:] == flags
-    assert seen["env"]["TPULLM_HOSTS_SECRET"] == "s" * 64 and seen["env"]["A"] == "1"
+        def popen(command, env):
+            assert Path(command[command.index("--config") + 1]).read_text() == "name: x\n"
+            started.append((command[3:4] + command[6:], env))
+
+            def wait():
+                handlers[-1]()  # SIGTERM
+                return -15 if "terminated" in started else code
+
+            return types.SimpleNamespace(wait=wait, terminate=lambda: code or started.append("terminated"))
+
+        monkeypatch.setattr(
+            pod.ray_node, "keep", lambda here, env, say, stopping: kept.put((here.index, env, stopping))
+        )
+        monkeypatch.setattr(pod.subprocess, "Popen", popen)
+        monkeypatch.setattr(pod.signal, "signal", lambda _, handler: handlers.append(handler))
+        return pod.main(), started, kept
+
+    return run
+
+
+def test_a_pod_runs_the_verb_with_its_place_and_the_secret_and_ends_with_its_code(start):
+    made = gke.manifest(make(accelerator="v6e-16"))
+    for given, expected in ((2, 2), (-9, 137), (0, 143)):  # the last one by SIGTERM
+        code, ((words, env), *_), kept = start(made, "slice", 3, "pretrain", given)
+        coordinator = "--hosts.coordinator=tiny-pretrain-slice-0-0.tiny-pretrain:8482"
+        assert code == expected and words == ["pretrain", "--hosts.index=3", "--hosts.count=4", coordinator]
+        assert env["TPULLM_HOSTS_SECRET"] == "s" * 64 and env["A"] == "1" and kept.empty()
+
+
+def test_pods_of_text_are_a_ray_cluster_and_one_alone_is_none(start):
+    made = gke.manifest(make("collect", machine="n2-standard-8", nodes=2))
+    code, ((words, env), *_), kept = start(made, "driver", 0, "collect", 2)
+    index, of_node, stopping = kept.get(timeout=60)
+    assert (code, words, index) == (2, ["collect", "--engine=ray"], 0) and stopping.is_set()
+    assert env["RAY_ADDRESS"] == "tiny-collect-driver-0-0.tiny-collect:8482" and "RAY_ADDRESS" not in of_node
+    assert env["RAY_AUTH_TOKEN"] == of_node["RAY_AUTH_TOKEN"] and "TPULLM_HOSTS_SECRET" not in env
+    code, started, kept = start(made, "worker", 0, "collect")
+    assert (code, started, kept.get(timeout=60)[0]) == (0, [], 1)
+    alone = gke.manifest(make("collect", machine="n2-standard-8"))
+    code, ((words, _), *_), kept = start(alone, "host", 0, "collect", 2)
+    assert (code, words) == (2, ["collect"]) and kept.empty()

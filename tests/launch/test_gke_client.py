@@ -31,7 +31,7 @@ class Answers(BaseHTTPRequestHandler):
             return self.answer(200, {"items": self.server.jobsets})
         if "/log?" in self.path:
             return self.answer(200, "first\nsecond\n")
-        return self.answer(200, {"kind": "PodList", "apiVersion": "v1", "items": [POD]})
+        return self.answer(200, {"kind": "PodList", "apiVersion": "v1", "items": self.server.pods})
 
     def do_POST(self):
         self.server.asked.append(self.path)
@@ -57,7 +57,7 @@ class Answers(BaseHTTPRequestHandler):
 @pytest.fixture
 def server(tmp_path, monkeypatch):
     with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as found:
-        found.jobsets, found.asked, found.refusal = [], [], 0
+        found.jobsets, found.asked, found.refusal, found.pods = [], [], 0, [POD]
         threading.Thread(target=found.serve_forever, daemon=True).start()
         cluster = {"name": "c", "cluster": {"server": f"http://127.0.0.1:{found.server_port}"}}
         contexts = [{"name": "here", "context": {"cluster": "c", "user": "u"}}]
@@ -95,6 +95,26 @@ def test_a_jobset_is_applied_strictly_shown_and_deleted(server, tmp_path):
     assert server.jobsets == []
 
 
+def test_logs_are_of_all_pods_that_began_or_follow_the_first_and_an_exit_code_is_shown(server, tmp_path):
+    cluster = gke_client.Cluster(make(tmp_path / "run"))
+    cluster.apply()
+
+    def pod(name, phase, **status):
+        metadata = {"name": name, "namespace": "default"}
+        return {"metadata": metadata, "spec": POD["spec"] | {"nodeName": None}, "status": {"phase": phase} | status}
+
+    ended = {"name": "tpullm", "ready": False, "restartCount": 0, "image": "i", "imageID": "i"}
+    ended["state"] = {"terminated": {"exitCode": 2}}
+    server.pods = [pod("c", "Running"), pod("b", "Failed", containerStatuses=[ended]), pod("a", "Pending")]
+    assert cluster.status().splitlines()[1:] == [
+        "  a: Pending on no node yet",
+        "  b: Failed, exit code 2 on no node yet",
+        "  c: Running on no node yet",
+    ]
+    assert list(cluster.logs(follow=False)) == ["[1] first", "[1] second", "[2] first", "[2] second"]
+    assert list(cluster.logs(follow=True)) == ["[1] first", "[1] second"]
+
+
 def test_another_runs_jobset_is_left_alone(server, tmp_path):
     gke_client.Cluster(make(tmp_path / "one")).apply()
     with pytest.raises(UserError, match="tiny-pretrain is used by another run"):
@@ -107,6 +127,7 @@ def test_another_runs_jobset_is_left_alone(server, tmp_path):
     [
         (404, UserError, "the cluster has no JobSet"),
         (403, UserError, r"kubernetes: refused \(403: .*no.* such thing"),
+        (429, TryAgain, r"no answer \(429\)"),
         (503, TryAgain, r"no answer \(503\)"),
     ],
 )

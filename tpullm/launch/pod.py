@@ -45,7 +45,7 @@ def main() -> int:
             ray_node.keep(here, environment, log.say, stopping)
             return 0
         threading.Thread(target=ray_node.keep, args=(here, environment, log.say, stopping), daemon=True).start()
-        environment |= {"RAY_ADDRESS": here.coordinator}
+        environment = environment | {"RAY_ADDRESS": here.coordinator}  # of the verb, not of the node
     elif spec["verb"] not in TEXT:
         environment |= {handshake.VARIABLE: secret}
     with tempfile.TemporaryDirectory(prefix="tpullm-") as folder:
