@@ -188,10 +188,11 @@ def start(tmp_path, monkeypatch):
             started.append((command[3:4] + command[6:], env))
 
             def wait():
-                handlers[-1]()  # SIGTERM
+                if code == "SIGTERM":
+                    handlers[-1]()
                 return -15 if "terminated" in started else code
 
-            return types.SimpleNamespace(wait=wait, terminate=lambda: code or started.append("terminated"))
+            return types.SimpleNamespace(wait=wait, terminate=lambda: started.append("terminated"))
 
         monkeypatch.setattr(
             pod.ray_node, "keep", lambda here, env, say, stopping: kept.put((here.index, env, stopping))
@@ -205,7 +206,7 @@ def start(tmp_path, monkeypatch):
 
 def test_a_pod_runs_the_verb_with_its_place_and_the_secret_and_ends_with_its_code(start):
     made = gke.manifest(make(accelerator="v6e-16"))
-    for given, expected in ((2, 2), (-9, 137), (0, 143)):  # the last one by SIGTERM
+    for given, expected in ((0, 0), (2, 2), (-9, 137), ("SIGTERM", 143)):
         code, ((words, env), *_), kept = start(made, "slice", 3, "pretrain", given)
         coordinator = "--hosts.coordinator=tiny-pretrain-slice-0-0.tiny-pretrain:8482"
         assert code == expected and words == ["pretrain", "--hosts.index=3", "--hosts.count=4", coordinator]
