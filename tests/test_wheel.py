@@ -49,7 +49,7 @@ def test_the_wheel_has_all_files_of_configs(installed):
 def test_it_lists_the_recipes_in_any_folder(installed, tmp_path):
     done = elsewhere(installed, tmp_path, "recipes")
     assert all(f"\n{name} " in f"\n{done.stdout}" for name in shipped.recipes())
-    assert "# Two machines" in (installed / "tpullm" / "configs" / "launch" / "compute.yaml").read_text()
+    assert "# One v6e slice" in (installed / "tpullm" / "configs" / "launch" / "gke.yaml").read_text()
     local = elsewhere(installed, tmp_path, "launch", "local", "--config", "local", "--dry-run", "--", "run", "1b")
     assert "-m tpullm run 1b" in local.stdout
 
