@@ -89,9 +89,10 @@ def chat(**more) -> bytes:
 def posted(
     body: bytes, headers: str = "", length: int | None = None, host: str = "127.0.0.1", path: str = "chat/completions"
 ) -> bytes:
-    """An HTTP request with this body."""
+    """An HTTP request with this body, after whose answer the connection ends: the client's next attack begins then."""
     count = len(body) if length is None else length
-    head = f"POST /v1/{path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n{headers}"
+    head = f"POST /v1/{path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{headers}"
+    head += "Content-Type: application/json\r\n"
     return f"{head}Content-Length: {count}\r\n\r\n".encode() + body
 
 

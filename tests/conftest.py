@@ -44,12 +44,12 @@ BYTES_OF_A_WORKER = 3 << 30  # seen: 1.8 GiB of its own with the TPU compiler; 1
 # The files that take longest, the longest first: with several workers, no worker begins one of them at the end. While
 # one worker makes the tiny run for `test_docs.py`, the next files need none: another worker does not wait for it.
 BEGUN_FIRST = (
-    "test_notebook.py",
-    "test_docs.py",
+    "cli/test_finetune.py",
     "training/test_step.py",
     "model/attention/test_attention.py",
+    "test_notebook.py",
+    "test_docs.py",
     "system/cluster/test_hosts.py",
-    "cli/test_finetune.py",
     "cli/test_import_export.py",
     "training/test_sharded.py",
     "training/test_branch.py",

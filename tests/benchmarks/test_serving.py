@@ -102,6 +102,7 @@ def test_only_whole_characters_have_embeddings_so_texts_never_end(model):
 
 def test_all_kinds_of_clients_are_counted_and_a_sound_server_passes(url, monkeypatch):
     monkeypatch.setattr(serving_endurance, "STALL_SECONDS", (0,))
+    monkeypatch.setattr(serving_endurance, "PAGE", 4)  # fewer rows to fill
     cheap = ("no UTF-8", "two lengths", "another host")
     monkeypatch.setattr(serving_attack, "KINDS", {kind: serving_attack.KINDS[kind] for kind in cheap})
     monkeypatch.setattr(serving_endurance, "LARGEST_CHANGE", 10)  # this process does other things too

@@ -1,10 +1,15 @@
 """Whatever is wrong in a request, the client gets an error in OpenAI's form, and the log one line."""
 
+import gc
 import json
+import weakref
 
 import pytest
 
+from tests.conftest import wait_until
 from tpullm.serving.application import MOST_BODY_BYTES
+from tpullm.serving.completions import ChatReply
+from tpullm.serving.refusal import Refusal
 from tpullm.tokenizer.chat_template import ChatTemplate
 
 TEXT = {"model": "small", "prompt": "The cat", "max_tokens": 2}
@@ -165,6 +170,28 @@ def test_messages_that_can_not_fit_together_are_refused_when_little_of_them_is_s
     monkeypatch.setattr(tokenizer, "encode", lambda text: split.append(len(text)) or plain(text))
     error = is_refused(400, "/v1/chat/completions", CHAT | {"messages": user(content="a b " * 50) * 2_000})
     assert error["code"] == "context_length_exceeded" and 200 <= sum(split) < 10_000
+
+
+def test_what_was_read_for_a_refused_request_is_freed_at_once(is_refused, monkeypatch):
+    """By counts of references alone: the next search for cycles may be a minute away, and a form take 40 MB."""
+    large = []
+
+    class Large:
+        pass
+
+    def make_masks(reply, kept):
+        held = Large()
+        large.append(weakref.ref(held))
+        raise Refusal("too large")
+
+    monkeypatch.setattr(ChatReply, "make_masks", make_masks)
+    form = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"enum": [1]}}}
+    gc.disable()
+    try:
+        is_refused(400, "/v1/chat/completions", CHAT | {"response_format": form})
+        wait_until(lambda: large and all(one() is None for one in large), 5)
+    finally:
+        gc.enable()
 
 
 def test_no_error_tells_where_the_model_lies(is_refused, served, monkeypatch):

@@ -4,6 +4,7 @@ import contextlib
 import json
 import socket
 import threading
+import time
 
 import openai
 import pytest
@@ -152,6 +153,42 @@ def test_a_request_that_does_not_arrive(served, connected, monkeypatch):
         assert told.startswith(b"HTTP/1.1 408 ") and b'"type": "invalid_request_error"' in told
 
 
+@pytest.mark.parametrize("head", [b"GET\r\n\r\n", b""], ids=["garbage", "a body"])
+def test_a_client_that_still_sends_when_it_is_refused_reads_why(served, connected, head):
+    """It sends 16 MB, which no buffer holds, before it reads."""
+    size = 16 << 20
+    last = b"Connection: close\r\nContent-Length: %d\r\n\r\n" % size
+    head = head or post(served, LONG).partition(b"Content-Length")[0] + last
+    connection = connected(head)
+    for _ in range(size >> 16):
+        connection.sendall(bytes(1 << 16))
+    told = everything(connection)
+    assert told.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 413 ")) and b"invalid_request_error" in told
+
+
+def test_a_client_that_is_refused_and_sends_for_ever_is_cut_off(served, connected, monkeypatch):
+    monkeypatch.setattr(listening, "LINGER_SECONDS", 0.2)
+    connection, sent = connected(b"GET\r\n\r\n"), time.monotonic()
+    with pytest.raises(OSError, match="reset|pipe"):
+        while time.monotonic() < sent + 20:
+            connection.sendall(bytes(1 << 10))
+            time.sleep(0.01)
+    assert time.monotonic() - sent >= 0.2
+
+
+def test_what_a_late_client_asked_for_is_ended_when_it_is_refused(served, connected, monkeypatch):
+    """Nothing of it waits for the time that the client has to read why."""
+    monkeypatch.setattr(listening, "REQUEST_SECONDS", 0.05)
+    monkeypatch.setattr(listening, "LINGER_SECONDS", 600)
+    now, before = served.listening._server.server_state, set(served.listening._server.server_state.connections)
+    connection = connected(post(served, LONG)[:-1])
+    assert connection.recv(1 << 16).startswith(b"HTTP/1.1 408 ")
+    wait_until(lambda: not now.tasks)
+    (lingers,) = now.connections - before
+    connection.close()
+    wait_until(lambda: lingers not in now.connections)
+
+
 def test_a_connection_may_ask_again_and_be_slow_the_second_time(served, connected, monkeypatch):
     request = post(served, LONG | {"max_tokens": 1})
     connection = connected(request)
@@ -180,8 +217,11 @@ def test_a_client_that_does_not_read_is_cut_off(served, monkeypatch):
         wait_until(lambda: not served.service.writing)
 
 
-def test_of_too_many_connections_the_oldest_that_sends_no_whole_request_makes_room(served, connected, monkeypatch):
+def test_of_too_many_connections_the_oldest_that_sends_no_whole_request_makes_room(
+    served, client, connected, monkeypatch
+):
     """Connections that are being answered stay; and one that asks at once is answered, however many are half open."""
+    client.close()  # else it keeps a connection for `KEEP_SECONDS`
     open_ones = served.listening._server.server_state
     wait_until(lambda: not open_ones.connections)
     monkeypatch.setattr(listening, "MOST_CONNECTIONS", 3)
@@ -199,3 +239,20 @@ def test_of_too_many_connections_the_oldest_that_sends_no_whole_request_makes_ro
     served.engine.turns.release(1_000)
     assert answered.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
     served.engine.turns = None
+
+
+def test_of_too_many_connections_one_that_was_refused_ends_first(served, client, connected, monkeypatch):
+    client.close()
+    open_ones = served.listening._server.server_state
+    wait_until(lambda: not open_ones.connections)
+    monkeypatch.setattr(listening, "MOST_CONNECTIONS", 2)
+    monkeypatch.setattr(listening, "LINGER_SECONDS", 600)
+    half = connected(b"POST /v1/comp")
+    wait_until(lambda: len(open_ones.connections) == 1)
+    refused = connected(b"GET\r\n\r\n")
+    assert everything(refused).startswith(b"HTTP/1.1 400 ")
+    assert len(open_ones.connections) == 2
+    assert served.ask("/health").status == 200
+    wait_until(lambda: len(open_ones.connections) == 1)
+    half.sendall(b"letions HTTP/1.1\r\n\r\n")
+    assert everything(half).startswith(b"HTTP/1.1 400 "), "the older one, which was not refused yet"

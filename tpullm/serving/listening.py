@@ -22,6 +22,7 @@ MOST_CONNECTIONS = 512
 REQUEST_SECONDS = 60  # for a whole request to arrive
 STALL_SECONDS = 60  # for a client to read what was sent
 KEEP_SECONDS = 30  # that a connection may be without a request
+LINGER_SECONDS = 2  # for a client that is refused while it sends to read why
 STOP_SECONDS = 5  # for answers to end when the server stops
 
 
@@ -80,6 +81,39 @@ class Listening:
         self._thread.join(STOP_SECONDS + 5)
 
 
+class ClosedInStages:
+    """A transport whose `close` lets a client that still sends read its answer.
+
+    To close a socket that has bytes nobody read resets the connection, and a client may then lose the answer that is on
+    its way (RFC 9112, section 9.6). So first our side ends alone, and what comes is dropped; the rest ends when the
+    client has ended, or after `LINGER_SECONDS`.
+    """
+
+    def __init__(self, transport: asyncio.Transport, protocol: "BoundedProtocol"):
+        self._transport, self._protocol = transport, protocol
+        self.lingers = False  # whether only the client's side is open
+
+    def __getattr__(self, name: str):
+        return getattr(self._transport, name)
+
+    def is_closing(self) -> bool:
+        """Whether nothing is sent any more, and what comes is dropped."""
+        return self.lingers or self._transport.is_closing()
+
+    def close(self) -> None:
+        """Send what is left and close, in stages if the client still sends."""
+        if self.is_closing():
+            return
+        if self._protocol.conn.their_state not in (h11.SEND_BODY, h11.ERROR):
+            self._transport.close()
+            return
+        self.lingers = True
+        self._protocol.end_work()
+        self._transport.write_eof()
+        self._transport.resume_reading()
+        self._protocol.loop.call_later(LINGER_SECONDS, self._transport.close)
+
+
 class BoundedProtocol(H11Protocol):
     """A connection. A request must arrive in time, and a client must read its answer; else the connection ends."""
 
@@ -89,10 +123,15 @@ class BoundedProtocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         """Begin to wait for a request."""
-        super().connection_made(transport)
+        super().connection_made(ClosedInStages(transport, self))
         self._wait()
         self._since = self.loop.time()
-        if len(self.connections) > MOST_CONNECTIONS:
+        if len(self.connections) <= MOST_CONNECTIONS:
+            return
+        refused = [one for one in self.connections if one.transport.lingers]
+        if refused:
+            min(refused, key=lambda one: one._since).transport.abort()
+        else:
             # The one that has kept us waiting for a whole request the longest makes room. This one has not asked yet.
             waits = [one for one in self.connections if one.conn.their_state in (h11.IDLE, h11.SEND_BODY)]
             oldest = min(waits, key=lambda one: one._since)
@@ -103,6 +142,12 @@ class BoundedProtocol(H11Protocol):
         self._arrived()
         self.resume_writing()
         super().connection_lost(exc)
+
+    def end_work(self) -> None:
+        """Tell the application that nobody waits for its answer, if it is not through."""
+        if self.cycle and not self.cycle.response_complete:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
 
     def data_received(self, data: bytes) -> None:
         """A request must be whole in time from its first byte on."""
