@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.engine.chain import continued, emitted_by, prompt
-from tpullm.engine import forward
+from tpullm.engine import cache, forward
 from tpullm.engine.cache import CHUNK, Cache, Piece
 from tpullm.engine.engine import Engine
 from tpullm.engine.generation import decode_batch
@@ -24,16 +24,17 @@ from tpullm.recipe.schema import ModelConfig
 
 
 def made(session, context, **sizes):
-    sizes = {"width": 32, "heads": 4, "kv_heads": 2} | sizes
-    config = ModelConfig(layers=1, context_length=context, windows=(CHUNK + 1,), **sizes)
+    sizes = {"layers": 1, "width": 32, "heads": 4, "kv_heads": 2} | sizes
+    config = ModelConfig(context_length=context, windows=(CHUNK + 1,) * sizes["layers"], **sizes)
     architecture = Architecture(config.resolved(session.tokenizer.vocabulary_size))
     with jax.set_mesh(session.mesh):
         init = jax.jit(architecture.init, out_shardings=architecture.shardings(session.mesh))
         params = init(jax.random.key(1))
         params["embedding"] = params["embedding"] * 20
         # What a token adds by itself is small beside what it attends to: otherwise the next token shows no memory.
-        out = params["layers"]["attention"]["out"]
-        out["weight"] = out["weight"] * 200
+        for stack in config.stacks:
+            out = params[stack]["attention"]["out"]
+            out["weight"] = out["weight"] * 200
     return dataclasses.replace(session, architecture=architecture, params=params)
 
 
@@ -66,6 +67,17 @@ def test_texts_are_those_of_the_full_forward_and_have_the_same_bits_alone_and_am
     np.testing.assert_allclose([value for _, value in together[2][0].top], np.sort(logps_V)[:-3:-1], atol=1e-3)
     expected = log_probabilities(one, [[*asked[2].ids, *found[2]]])[0][-4:]
     np.testing.assert_allclose([token.log_probability for token in together[2]], expected, atol=1e-3)
+
+
+@pytest.mark.ci
+def test_texts_of_a_model_whose_first_layers_have_no_experts_are_those_of_its_full_forward(session, monkeypatch):
+    """Also where a prompt is read a layer in a step, beside a text that is written."""
+    monkeypatch.setattr(cache, "layers_per_program", lambda layers: 1)
+    experts = {"layers": 3, "dense_layers": 1, "experts": 4, "mlp_width": 32, "shared_experts": 1, "balance_rate": 0.1}
+    one = made(session, 3 * CHUNK, **experts)
+    asked = [Request(prompt(length, length), 4, GREEDY) for length in (3, CHUNK + 1, 2 * CHUNK + 3)]
+    found = [[token.id for token in tokens] for tokens in emitted_by(Engine(one, 4), asked)]
+    assert found == [greedy_by_full_forward(one, list(request.ids), 4) for request in asked]
 
 
 @pytest.mark.ci

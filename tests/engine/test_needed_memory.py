@@ -48,7 +48,7 @@ def test_the_arrays_of_reading_are_those_of_the_compiled_program(shapes):
     mesh = shapes.mesh
     with jax.set_mesh(mesh):
         empty = lambda size: empty_block(shapes.architecture, row_parts(mesh), size, shapes.dtype)  # noqa: E731
-        kinds = shapes.architecture.config.kind_indices
+        kinds = shapes.architecture.config.kinds_by_layer
         part = slice(0, 1)
         slots = tuple(jax.eval_shape(lambda size=size: empty(size)).of(part) for size in row_block_sizes(1024))
         layers = jax.eval_shape(lambda params: shapes.architecture.model(params).unstacked(), shapes.params)[part]

@@ -108,7 +108,7 @@ def test_a_step_never_has_the_numbers_of_all_layers():
         def forward(params, tokens):
             ones = jnp.ones_like(tokens)
             without_others = lambda layer, window: lambda q, k, v, softcap, sinks: q  # noqa: E731
-            model, kinds = architecture.model(params), architecture.config.kind_indices
+            model, kinds = architecture.model(params), architecture.config.kinds_by_layer
             x = model.embed(tokens, ones, F32)
             return model.after_layers(x, ones, ones, ones[:, 0], None, kinds, without_others)
 

@@ -9,7 +9,7 @@ import sys
 
 import jax
 
-from tests.training.small import EXPERTS, SPREAD, TWO_LAYERS, batch, begun
+from tests.training.small import EXPERTS, FIRST_DENSE, TWO_LAYERS, batch, begun
 from tpullm.model.architecture import Architecture
 from tpullm.model.mesh import make_mesh
 from tpullm.model.rows import put_rows
@@ -17,7 +17,7 @@ from tpullm.recipe.schema import OptimizerConfig, TrainConfig
 from tpullm.training.optimizer.chain import make_optimizer
 
 FP8 = Architecture(dataclasses.replace(TWO_LAYERS.config, matmuls="fp8"))
-MODELS = {"dense": TWO_LAYERS, "experts": EXPERTS, "spread": SPREAD, "fp8": FP8}
+MODELS = {"dense": TWO_LAYERS, "experts": EXPERTS, "spread": FIRST_DENSE, "fp8": FP8}
 MESHES = {
     "one device": {},
     "fsdp 8": {"fsdp": 8},

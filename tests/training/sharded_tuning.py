@@ -13,7 +13,7 @@ import numpy as np
 
 from tests.training.objectives.answers import some_judged, some_pairs, some_sampled
 from tests.training.sharded_losses import EXPERT_MESHES, asked_for
-from tests.training.small import ARCHITECTURE, CONFIG, SPREAD, batch
+from tests.training.small import ARCHITECTURE, CONFIG, FIRST_DENSE, batch
 from tpullm.data.answer_rows import answers_in_rows, judged, tokenized
 from tpullm.data.batch import TaughtBatch
 from tpullm.data.stream import Stream
@@ -29,7 +29,7 @@ from tpullm.training.step import abstract_state, make_step, with_params
 
 DORA = schema.AdapterConfig(rank=4, magnitude=True, b_learning_rate=4.0)
 TUNED = {
-    "experts": Architecture(SPREAD.config, schema.AdapterConfig(rank=4)),
+    "experts": Architecture(FIRST_DENSE.config, schema.AdapterConfig(rank=4)),
     "pairs and dora": Architecture(CONFIG, DORA),
     "judged pairs": ARCHITECTURE,
     # Wide enough for whole blocks on each device.

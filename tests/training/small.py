@@ -26,6 +26,7 @@ EXPERTS = Architecture(
 SPREAD = Architecture(
     dataclasses.replace(EXPERTS.config, experts=8, shared_experts=2, balance_loss=0.1, balance_rate=0.01, remat="full")
 )
+FIRST_DENSE = Architecture(dataclasses.replace(SPREAD.config, dense_layers=1, dense_width=64))
 
 
 def mesh():

@@ -11,7 +11,7 @@ import optax
 import pytest
 
 from tests.training.skipping import toy_loss
-from tests.training.small import ARCHITECTURE, CONFIG, TWO_LAYERS, batch, mesh, params
+from tests.training.small import ARCHITECTURE, CONFIG, EXPERTS, batch, mesh, params
 from tpullm.data.batch import Batch
 from tpullm.model.architecture import Architecture
 from tpullm.model.mesh import RULES
@@ -210,17 +210,19 @@ def test_dropout_depends_on_the_step_only_and_is_off_in_evaluation():
 
 
 ADAMW = OptimizerConfig(warmup_steps=1)
-NAMES = part_names(TWO_LAYERS.shapes, TWO_LAYERS.config.layers)
 
 
-def test_each_layer_has_a_norm_of_each_of_its_parts():
+@pytest.mark.parametrize("dense", [0, 1], ids=["alike", "first dense"])
+def test_each_layer_has_a_norm_of_each_of_its_parts(dense):
+    config = dataclasses.replace(EXPERTS.config, dense_layers=dense, dense_width=24 * dense)
     parts = ("attention", "attention_norm", "mlp", "mlp_norm")
-    assert NAMES == ["embedding", "norm", *(f"layer_{layer}.{part}" for layer in (0, 1) for part in parts)]
-    tree = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), TWO_LAYERS.shapes)
-    tree["layers"]["mlp"] = {"one": np.ones((2, 3, 4), np.float32) * [[[0.0]], [[2.0]]]}
+    tree = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), Architecture(config).shapes)
+    names = part_names(tree, config)
+    assert names == ["embedding", "norm", *(f"layer_{layer}.{part}" for layer in (0, 1) for part in parts)]
+    tree["layers"]["mlp"] = {"one": np.ones((2 - dense, 3, 4), np.float32) * [[[0.0]], [[2.0]]][dense:]}
     with jax.set_mesh(mesh()):
-        found = dict(zip(NAMES, jax.jit(part_norms)(tree).tolist(), strict=True))
-    assert found == dict.fromkeys(NAMES, 0.0) | {"layer_1.mlp": pytest.approx(2 * math.sqrt(12))}
+        found = dict(zip(names, jax.jit(functools.partial(part_norms, config=config))(tree).tolist(), strict=True))
+    assert found == dict.fromkeys(names, 0.0) | {"layer_1.mlp": pytest.approx(2 * math.sqrt(12))}
 
 
 def test_without_the_key_the_program_is_the_same(monkeypatch):
@@ -250,5 +252,5 @@ def test_a_skipped_step_has_no_update_and_tells_the_gradient_that_it_had(skipped
         for value in (3.0, np.nan, 2.0)
     )
     with jax.set_mesh(mesh()):
-        found = jax.jit(step_norms)(params, grads, updates, jnp.int32(skipped))
+        found = jax.jit(functools.partial(step_norms, config=CONFIG))(params, grads, updates, jnp.int32(skipped))
     np.testing.assert_array_equal(found, [[3, 3], [np.nan, np.nan], [0, 0] if skipped else [2, 2]])

@@ -206,8 +206,8 @@ def _adapter_of_stage(
     folder = storage.path(settings.start)
     if not folder.is_dir():
         raise UserError(f"{where}.start: no such folder {folder}; give an adapter in the format of PEFT")
-    shapes, layers = tensors.flat(architecture.shapes), architecture.config.layers
-    found, arrays = adapters.read(storage.local_copy(folder), shapes, layers)
+    shapes = tensors.flat(architecture.shapes)
+    found, arrays = adapters.read(storage.local_copy(folder), shapes)
     if settings.rank not in (0, found.rank):
         raise UserError(f"{where}.rank: is {settings.rank}, and that of {folder} is {found.rank}; leave it out")
     kept = {key: getattr(settings, key) for key in ("b_learning_rate", "quantize_base", "start")}

@@ -256,7 +256,7 @@ class Cache:
             places[n] = piece.row, piece.start, len(piece.ids), piece.longest
             end = max(end, piece.start + len(piece.ids))
         architecture, params, layers = self._session.arrays
-        kinds = architecture.config.kind_indices
+        kinds = architecture.config.kinds_by_layer
         pieces_C4 = self.put(places, "batch", None)
         tokens_CT = self.put(tokens, "batch", "time")
         x_CTD = self._run(embed, architecture, params, tokens_CT, pieces_C4, dtype=self._session.dtype)
@@ -303,7 +303,7 @@ class Cache:
             chosen_B = self.put(np.zeros(len(tokens_BT3), np.int32), "batch")
         (architecture, params, layers), new_BT3 = self._session.arrays, self.put(tokens_BT3, "batch", None, None)
         x_BTD = self._run(embed_new, architecture, params, new_BT3, chosen_B, dtype=self._session.dtype)
-        kinds = architecture.config.kind_indices
+        kinds = architecture.config.kinds_by_layer
         for part in self.parts():
             whole = [self.blocks(group, step[group]) for group in used]
             groups = tuple(tuple(block.of(part) for block in blocks) for blocks in whole)

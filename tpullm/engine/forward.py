@@ -76,7 +76,7 @@ def embed(architecture, params, tokens_CT, pieces_C4, *, dtype) -> jax.Array:
 
 @partial(jax.jit, static_argnames=("architecture", "kinds"), donate_argnames=("blocks", "x_CTD"))
 def read_layers(
-    architecture, params, layers, blocks: tuple[Block, ...], x_CTD, pieces_C4, *, kinds: tuple[int, ...]
+    architecture, params, layers, blocks: tuple[Block, ...], x_CTD, pieces_C4, *, kinds: tuple[tuple[str, int], ...]
 ) -> tuple[jax.Array, tuple[Block, ...]]:
     """Read pieces in some of the layers: what the next layer gets, `[C, T, D]`.
 
@@ -154,7 +154,14 @@ def embed_new(architecture, params, tokens_BT3, chosen_B, *, dtype) -> jax.Array
 
 @partial(jax.jit, static_argnames=("architecture", "kinds"), donate_argnames=("groups", "x_BTD"))
 def write_layers(
-    architecture, params, layers, groups: tuple[tuple[Block, ...], ...], x_BTD, tokens_BT3, *, kinds: tuple[int, ...]
+    architecture,
+    params,
+    layers,
+    groups: tuple[tuple[Block, ...], ...],
+    x_BTD,
+    tokens_BT3,
+    *,
+    kinds: tuple[tuple[str, int], ...],
 ) -> tuple[jax.Array, tuple[tuple[Block, ...], ...]]:
     """Write T tokens to each row in some of the layers: what the next layer gets, `[B, T, D]`.
 
@@ -194,7 +201,7 @@ def advance_answers(
     """
     by_time = RULES.spec("batch", "time")
     tokens_B1, positions_B1 = jax.reshard((tokens_B[:, None], rows_B3[:, :1]), (by_time, by_time))
-    model, kinds = architecture.model(params), architecture.config.kind_indices
+    model, kinds = architecture.model(params), architecture.config.kinds_by_layer
     x_B1D, new = model.embed(tokens_B1, positions_B1, dtype), (positions_B1, rows_B3[:, 2])
     x_B1D, (blocks,) = _extend_layers(model, layers, kinds, (blocks,), x_B1D, *new, prompts)
     logits_B1V, rows_B3 = model.logits(model.norm(x_B1D)), rows_B3 + jnp.array([1, 0, 0])

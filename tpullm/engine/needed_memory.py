@@ -35,7 +35,8 @@ def needs_of_session(session: Session, longest: int, models: int = 1) -> Needs:
     config, mesh = session.architecture.config, session.mesh
     with jax.set_mesh(mesh):
         twice = decodes_separate_layers() and not is_one_cpu(mesh)
-    weights = _device_bytes(session.params) + (_device_bytes(session.params["layers"]) if twice else 0)
+    again = [session.params[name] for name in config.stacks] if twice else []
+    weights = _device_bytes(session.params) + _device_bytes(again)
     rows = Engine(session, longest=longest).memory_bytes() // mesh.size
     # The largest program's, for each piece: to read it, scores twice in float32, and where several texts are read at a
     # time, keys and values; to echo its tokens, logits of a quarter of it.

@@ -113,7 +113,7 @@ class Session:
             if not decodes_separate_layers():
                 return None
             if self.base is None:
-                return _of_each_layer(jax.tree.leaves(self.params["layers"]))
+                return _of_each_layer(self.architecture, self.params)
             return _layers_beside(self.base.layers, self.architecture, self.params)
 
     @property
@@ -132,9 +132,13 @@ class Session:
         return self.architecture.config.context_length
 
 
-def _of_each_layer(stacked: list[jax.Array]) -> list[list[jax.Array]]:
+def _of_each_layer(architecture: Architecture, params: Tree) -> list[list[jax.Array]]:
     """The arrays of each layer from stacked ones, `[L, ...]`."""
-    return [list(layer) for layer in zip(*map(_layers_of, stacked), strict=True)]
+    found = []
+    for name, (_, numbers) in architecture.config.stacks.items():
+        each = [_layers_of(stacked) for stacked in jax.tree.leaves(params.get(name, {}))]
+        found += [[layers[n] for layers in each] for n in range(len(numbers))]
+    return found
 
 
 def _layers_of(stacked: jax.Array) -> list[jax.Array]:
@@ -154,11 +158,15 @@ def _unstacked(stacked: jax.Array) -> list[jax.Array]:
 
 def _layers_beside(layers: list[list[jax.Array]], architecture: Architecture, params: Tree) -> list[list[jax.Array]]:
     """The parameters of each layer with those of its adapters between them, in the order of `unstacked`."""
-    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(params["layers"])]
-    of_adapter = [jax.tree_util.DictKey(NAME) in path for path in paths]
-    small = _of_each_layer(jax.tree.leaves(architecture.trained(params)))
-    pairs = [(iter(of_base), iter(of_layer)) for of_base, of_layer in zip(layers, small, strict=True)]
-    return [[next(added if adapts else own) for adapts in of_adapter] for own, added in pairs]
+    small, found = iter(_of_each_layer(architecture, architecture.trained(params))), []
+    of_base = iter(layers)
+    for name, (_, numbers) in architecture.config.stacks.items():
+        paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(params[name])]
+        of_adapter = [jax.tree_util.DictKey(NAME) in path for path in paths]
+        for _ in numbers:
+            own, added = iter(next(of_base)), iter(next(small))
+            found.append([next(added if adapts else own) for adapts in of_adapter])
+    return found
 
 
 def load_session(
@@ -279,7 +287,7 @@ def with_adapter(session: Session, adapter: str | Path) -> Session:
     path, (architecture, mesh) = storage.path(adapter), (session.architecture, session.mesh)
     if (path / adapters.CONFIG).is_file():
         folder, shapes = storage.local_copy(path), tensors.flat(architecture.shapes)
-        config, flat = adapters.read(folder, shapes, architecture.config.layers)
+        config, flat = adapters.read(folder, shapes)
         adapters.check(folder, tensors.flat((session.base or session).params), _sampled_numbers)
         whole = NamedSharding(mesh, PartitionSpec())
         found = tensors.nested({name: jax.device_put(array, whole) for name, array in flat.items()})

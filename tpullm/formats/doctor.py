@@ -106,7 +106,7 @@ def _directory_findings(folder: Path, shapes_of: Callable, done: Callable) -> It
     shapes, axes = shapes_of(model)
     kinds: set[str] = set()
     with reading.WeightFiles(folder) as source:
-        for name, ours, *_ in reading.check(source, family, shapes, axes, model.layers):
+        for name, ours, *_ in reading.check(source, family, shapes, axes):
             kinds.add(source.numpy_dtype(name).name)
             yield from _value_findings(name, source.parts(name), tensors.is_vector(ours[0]), done)
     some, said = ", ".join(sorted(kinds)), config.get("dtype") or config.get("torch_dtype")

@@ -134,7 +134,7 @@ def published(path: Path) -> Published:
     here = storage.local_copy(path)
     if not here.is_file():
         config, family = reading.read_config(here)
-        return Published(path, here, config, family, lambda: reading.FolderWeights(here, family, config.layers))
+        return Published(path, here, config, family, lambda: reading.FolderWeights(here, family))
     state = here.stat()
     folder, found = _files_of_head(here, state.st_size, state.st_mtime_ns)
     config, family = reading.read_config(folder)

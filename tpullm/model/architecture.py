@@ -29,12 +29,14 @@ def parameter_count(shapes: dict) -> int:
 
 def matrix_parameters(config: ModelConfig) -> int:
     """Parameters that multiply each token: the matrices of the blocks (chosen experts alone) and the output table."""
-    D, N, K, H, F = config.width, config.heads, config.kv_heads, config.head_width, config.mlp_width
-    mlp = (3 if config.gated else 2) * D * F
-    if config.experts:
-        mlp = (config.experts_per_token + config.shared_experts) * mlp + D * config.experts
-    block = 2 * D * N * H + 2 * D * K * H + mlp
-    return config.layers * block + config.vocabulary_size * D
+    D, N, K, H = config.width, config.heads, config.kv_heads, config.head_width
+    found = config.vocabulary_size * D
+    for of_layer, numbers in config.stacks.values():
+        mlp = (3 if config.gated else 2) * D * of_layer.mlp_width
+        if of_layer.experts:
+            mlp = (config.experts_per_token + config.shared_experts) * mlp + D * config.experts
+        found += len(numbers) * (2 * D * N * H + 2 * D * K * H + mlp)
+    return found
 
 
 def training_flops_per_token(config: ModelConfig, sequence_length: int, frozen: bool = False) -> float:

@@ -1,7 +1,7 @@
 """The decoder-only Transformer: embed tokens, pass them through L blocks, and score every next token.
 
 One model computes all families of published models: `ModelConfig` has everything in which they differ. Layers are
-stacked and scanned; a CPU unrolls them.
+stacked and scanned; a CPU unrolls them. If the first ones have no experts, they are a stack of their own.
 
 Shapes: B batch, T query length, S key length, D model width, K key/value heads, V vocabulary, L layers.
 """
@@ -33,7 +33,7 @@ class Output(NamedTuple):
     """The output of the model for tokens.
 
     `hidden`: the normalized residual stream `[B, T, D]`, from which `output_table` scores the next token; `attention`:
-    the weights `[L, B, K, G, T, S]`, or None; `routing`: of all layers (`[L, ...]`), or None without experts.
+    the weights `[L, B, K, G, T, S]`, or None; `routing`: of all layers with experts (`[L, ...]`), or None without any.
     """
 
     hidden: jax.Array
@@ -42,7 +42,7 @@ class Output(NamedTuple):
 
 
 class Transformer(nnx.Module):
-    """The whole model. Layers are stacked (`[L, ...]`) so that one traced block serves all of them."""
+    """The whole model. Layers are stacked (`[L, ...]`) so that one traced block serves all of a stack."""
 
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs, adapter: AdapterConfig | None = None):
         self.config = config
@@ -50,12 +50,15 @@ class Transformer(nnx.Module):
         learned, shape = config.positions == "learned", (config.context_length, config.width)
         self.position_embedding = parameter(rngs, shape, ("position", "embed"), 0.02) if learned else None
 
-        def layer(rngs: nnx.Rngs) -> nnx.Module:
-            return with_adapters(Block(config, rngs), adapter, rngs)
-
-        graph, _ = nnx.split(jax.eval_shape(lambda: layer(nnx.Rngs(0))))
         keys = jax.random.split(rngs.params(), config.layers)
-        self.layers = nnx.merge(graph, jax.vmap(lambda key: nnx.split(layer(nnx.Rngs(key)))[1])(keys))
+        for name, (of_layer, numbers) in config.stacks.items():
+
+            def layer(rngs: nnx.Rngs, of_layer: ModelConfig = of_layer) -> nnx.Module:
+                return with_adapters(Block(of_layer, rngs), adapter, rngs)
+
+            graph, _ = nnx.split(jax.eval_shape(lambda: layer(nnx.Rngs(0))))
+            own = keys[numbers.start : numbers.stop]
+            setattr(self, name, nnx.merge(graph, jax.vmap(lambda key: nnx.split(layer(nnx.Rngs(key)))[1])(own)))
         self.norm = Norm(config, (config.width,), ("width",), rngs)
         if not config.tied_embeddings:
             shape = (config.vocabulary_size, config.width)
@@ -84,8 +87,11 @@ class Transformer(nnx.Module):
 
     def unstacked(self) -> list[list[jax.Array]]:
         """The parameters of each layer, for `after_layers`: made once, since making them copies all parameters."""
-        stacked = jax.tree.leaves(nnx.split(self.layers)[1])
-        return [[leaf[n] for leaf in stacked] for n in range(self.config.layers)]
+        found = []
+        for name, (_, numbers) in self.config.stacks.items():
+            stacked = jax.tree.leaves(nnx.split(getattr(self, name))[1])
+            found += [[leaf[n] for leaf in stacked] for n in range(len(numbers))]
+        return found
 
     def __call__(
         self, tokens_BT, segment_ids_BT, positions_BT, *, dtype, key=None, keep_weights=False, branched=False
@@ -105,20 +111,25 @@ class Transformer(nnx.Module):
             x_BTD = dropout(self.embed(tokens_BT, positions_BT, dtype), self.config.dropout, key)
         own, length, sequence = (segment_ids_BT, positions_BT), tokens_BT.shape[1], axis_size(RULES.time)
         kernel = "plain" if keep_weights else attention_kernel(self.config, length, sequence, branched)
-        kinds = self._kinds(own, kernel)
-        graph, stacked = nnx.split(self.layers)
-
-        def layer(x_BTD, scanned):
-            state, layer_key, index = scanned
-            kind = kinds[0] if len(kinds) == 1 else jax.tree.map(lambda *of: jax.lax.select_n(index, *of), *kinds)
-            block = nnx.merge(graph, state)
-            x_BTD, weights, routing = block(x_BTD, kind, *own, kernel, key=layer_key)
-            return x_BTD, (weights if keep_weights else None, routing)
-
-        layer = rematerialized(layer, self.config.remat)
+        kinds, indices = self._kinds(own, kernel), [kind for _, kind in self.config.kinds_by_layer]
         keys = None if key is None else jax.random.split(jax.random.fold_in(key, 1), self.config.layers)
-        scanned = (stacked, keys, jnp.asarray(self.config.kind_indices, jnp.int32))
-        x_BTD, (weights, routing) = jax.lax.scan(layer, x_BTD, scanned, unroll=unrolled_layers(self.config.layers))
+        kept, routing = [], None
+        for name, (_, numbers) in self.config.stacks.items():
+            graph, stacked = nnx.split(getattr(self, name))
+
+            def layer(x_BTD, scanned, graph=graph):
+                state, layer_key, index = scanned
+                kind = kinds[0] if len(kinds) == 1 else jax.tree.map(lambda *of: jax.lax.select_n(index, *of), *kinds)
+                block = nnx.merge(graph, state)
+                x_BTD, weights, routing = block(x_BTD, kind, *own, kernel, key=layer_key)
+                return x_BTD, (weights if keep_weights else None, routing)
+
+            part = slice(numbers.start, numbers.stop)
+            scanned = (stacked, None if keys is None else keys[part], jnp.asarray(indices[part], jnp.int32))
+            layer, unrolled = rematerialized(layer, self.config.remat), unrolled_layers(len(numbers))
+            x_BTD, (weights, routing) = jax.lax.scan(layer, x_BTD, scanned, unroll=unrolled)
+            kept.append(weights)
+        weights = kept[0] if len(kept) == 1 or not keep_weights else jnp.concatenate(kept)
         return Output(self.norm(x_BTD), weights, routing)
 
     def _kinds(self, own, kernel: str, longest_B: jax.Array | None = None) -> list[LayerKind]:
@@ -142,15 +153,16 @@ class Transformer(nnx.Module):
         Args:
             longest_B: how long each row's text may become.
             layers: of `unstacked`, those that are meant; None is all of them, read where they stand.
-            kinds: of each of them, as `kind_indices` has it.
+            kinds: of each of them, as `kinds_by_layer` has it.
             attend: of a layer's number and window (0 is none), the function that mixes its values: `kernel` of
                 `Attention`. It gets the new keys and values, and caches them.
         """
         own = (segment_ids_BT, positions_BT)
-        graph, stacked = nnx.split(self.layers)
+        stacks = {name: nnx.split(getattr(self, name)) for name in self.config.stacks}
         layers = self.unstacked() if layers is None else layers
         layer_kinds, every_kind = self.config.layer_kinds, self._kinds(own, "", longest_B)
-        for number, (leaves, index) in enumerate(zip(layers, kinds, strict=True)):
+        for number, (leaves, (stack, index)) in enumerate(zip(layers, kinds, strict=True)):
+            graph, stacked = stacks[stack]
             state = jax.tree.unflatten(jax.tree.structure(stacked), leaves)
             if any(map(is_quantized, jax.tree.leaves(state, is_leaf=is_quantized))):
                 state, x_BTD = dequantize_after(state, x_BTD)

@@ -100,9 +100,9 @@ def device_memory(setting: Setting, whole: GlobalState) -> Memory:
     state = {"parameters": parameters, "optimizer": device_bytes(whole.optimizer, setting.sizes)}
     state |= {"frozen parameters": frozen} if setting.adapter else {}
     # Layers are cast once, outside of the loop over layers; frozen ones are in the type of the matmuls, or quantized.
-    cast = setting.model.layers * setting.layer_parameters / setting.along("fsdp")
+    cast = setting.parameters_of_layers / setting.along("fsdp")
     if setting.adapter:
-        cast = setting.model.layers * setting.adapter_parameters / setting.along("fsdp", "expert")
+        cast = setting.adapters_of_layers / setting.along("fsdp", "expert")
     kept = {"kept activations": _kept_bytes(setting), "cast parameters": 2 * cast, "program": PROGRAM}
     if setting.adapter and setting.accumulation > 1:  # frozen tables are gathered once for all micro-batches
         kept["gathered tables"] = 2 * _frozen_copy(setting) * setting.tables
@@ -123,6 +123,10 @@ def device_memory(setting: Setting, whole: GlobalState) -> Memory:
 
 def _kept_bytes(setting: Setting) -> float:
     """Bytes that the backward pass finds kept: the residual stream of each layer, and what remat keeps."""
+    return sum(count * _kept_of_layer(of) for of, count in setting.stacks)
+
+
+def _kept_of_layer(setting: Setting) -> float:
     model, tensor = setting.model, setting.along("tensor")
     N, K, H = model.heads / tensor, model.kv_heads / tensor, model.head_width
     lanes = H if setting.on_gpu else -(-H // 128) * 128  # a TPU pads an array's last dimension to a multiple of 128
@@ -136,7 +140,7 @@ def _kept_bytes(setting: Setting) -> float:
         hidden = routed + model.shared_experts * hidden + model.experts
     everything = 3 * model.width + everything + hidden
     numbers = {"full": 0, "offload": 0, "save_attention": attention, "save_dots": dots, "none": everything}
-    return 2.0 * setting.tokens * model.layers * (model.width + numbers[setting.remat])
+    return 2.0 * setting.tokens * (model.width + numbers[setting.remat])
 
 
 def _moment_before_loss(setting: Setting) -> dict[str, float]:

@@ -228,9 +228,10 @@ def look_at(job: Job, executable: Executable) -> Look:
         items = gpu_schedule.schedule_on_gpu(executable.text, job.topology, filled)
     elif executable.text:
         items = tpu_schedule.schedule_on_tpu(executable.text, job.topology, executable.places, filled)
-    shapes = architecture_of(job.model).shapes
-    layers = [math.prod(leaf.shape[1:]) for leaf in jax.tree.leaves(shapes["layers"])]  # used one at a time
-    others = [math.prod(leaf.shape) for leaf in jax.tree.leaves({**shapes, "layers": {}})]
+    shapes, stacks = architecture_of(job.model).shapes, job.model.stacks
+    stacked, alone = ({k: v for k, v in shapes.items() if (k in stacks) == of} for of in (True, False))
+    layers = [math.prod(leaf.shape[1:]) for leaf in jax.tree.leaves(stacked)]  # used one at a time
+    others = [math.prod(leaf.shape) for leaf in jax.tree.leaves(alone)]
     return Look(
         items=items,
         text=executable.text,

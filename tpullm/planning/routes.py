@@ -131,15 +131,15 @@ def traffic(setting: Setting) -> list[Transfer]:
 def _parameter_transfers(setting: Setting) -> list[Transfer]:
     """All-gathers of each layer's parameters, forward and backward, and the sums of their gradients."""
     size, model, times = setting.along("fsdp"), setting.model, setting.accumulation
-    numbers = times * (model.layers * setting.layer_parameters + setting.table * (1 if model.tied_embeddings else 1.5))
+    numbers = times * (setting.parameters_of_layers + setting.table * (1 if model.tied_embeddings else 1.5))
     share = (size - 1) / size
     # A quantized matrix goes over the links as its codes and scales: fewer bytes a number than in bfloat16.
     kind = setting.adapter.quantize_base if setting.adapter else ""
     code_bytes = {"": 2, "nf4": 0.5}.get(kind, 1) + (4 / BLOCK if kind else 0)
-    codes = times * model.layers * setting.layer_parameters * (2 - code_bytes)
+    codes = times * setting.parameters_of_layers * (2 - code_bytes)
     gathered = 2 * (numbers * 2 - codes) * share
     if setting.adapter:  # only its small matrices have gradients
-        numbers = times * model.layers * setting.adapter_parameters
+        numbers = times * setting.adapters_of_layers
     summed = setting.traits.sums * numbers * setting.gradient * share
     hops = 2 * times * model.layers * 2
     gathers_wait, sums_wait = waits_for_parameters(setting)
@@ -155,7 +155,8 @@ def _parameter_transfers(setting: Setting) -> list[Transfer]:
         rest = 2 * numbers / setting.along("fsdp") * setting.gradient * (size - 1) / size
         found.append(_timed_transfer(setting, axis, "sums of gradients", rest, hops, True))
     # `expert` splits the experts; its devices hold all other parameters alike.
-    others = numbers - times * model.layers * setting.mlp_parameters * bool(model.experts and not setting.adapter)
+    of_experts = (model.layers - model.dense_layers) * setting.mlp_parameters if model.experts else 0
+    others = numbers - times * of_experts * (not setting.adapter)
     size = setting.along("expert")
     rest = 2 * others / setting.along("fsdp") * setting.gradient * (size - 1) / size
     return [*found, _timed_transfer(setting, "expert", "sums of gradients", rest, hops, True)]
@@ -194,9 +195,10 @@ def _expert_transfer(setting: Setting) -> Transfer:
     padded = not setting.device.ragged_exchange
     rows = setting.tokens * model.experts_per_token * (setting.fullness if padded else 1.0)
     journeys = 5 if ours else 2 + 4 + 2 * ("up" in setting.recompute)
-    moved = setting.accumulation * model.layers * journeys * rows * model.width * 2 * (size - 1) / size
+    layers = model.layers - model.dense_layers
+    moved = setting.accumulation * layers * journeys * rows * model.width * 2 * (size - 1) / size
     # Each pair of devices exchanges data over half of the ring in the mean: a quarter of an all-gather's time.
-    waits, collectives = padded or not ours, journeys * model.layers
+    waits, collectives = padded or not ours, journeys * layers
     return _timed_transfer(setting, "expert", "dispatch and combine", moved, collectives, waits, faster=2)
 
 
@@ -210,9 +212,9 @@ def _sequence_transfer(setting: Setting) -> Transfer:
 
 def _slice_transfer(setting: Setting) -> Transfer:
     """All-reduces of gradients over the data center network, between the devices at one place of all slices."""
-    slices, layers = setting.topology.slices, setting.model.layers
-    summed = layers * setting.layer_parameters + setting.tables * setting.table
-    summed = layers * setting.adapter_parameters if setting.adapter else summed
+    slices = setting.topology.slices
+    summed = setting.parameters_of_layers + setting.tables * setting.table
+    summed = setting.adapters_of_layers if setting.adapter else summed
     numbers = setting.accumulation * summed / setting.along("fsdp")
     received = 2 * numbers * setting.traits.crossing * (slices - 1) / slices
     seconds = received / (setting.device.dcn_bandwidth * setting.device.dcn_efficiency)

@@ -206,6 +206,23 @@ class Setting:
         return found + [size for name, size in mlp.items() if name in wanted] * times
 
     @property
+    def stacks(self) -> list[tuple["Setting", int]]:
+        """Of each stack of layers the setting of a model with such layers alone, and how many they are."""
+        if not self.model.dense_layers:
+            return [(self, self.model.layers)]
+        return [(replace(self, model=of_layer), len(numbers)) for of_layer, numbers in self.model.stacks.values()]
+
+    @property
+    def parameters_of_layers(self) -> float:
+        """`layer_parameters` of all layers."""
+        return sum(count * of.layer_parameters for of, count in self.stacks)
+
+    @property
+    def adapters_of_layers(self) -> float:
+        """`adapter_parameters` of all layers."""
+        return sum(count * of.adapter_parameters for of, count in self.stacks)
+
+    @property
     def table(self) -> float:
         """Elements of one embedding table, on a device that has gathered it."""
         return self.model.vocabulary_size * self.model.width / self.along("tensor")

@@ -107,7 +107,16 @@ class Part(NamedTuple):
 
 def step_parts(setting: Setting) -> dict[str, Part]:
     """The parts of a step: forward and backward pass, recomputation, and the update."""
-    times = setting.accumulation * setting.model.layers
+    found = {"loss": _output_work(setting)}
+    found["optimizer"] = Part(flops=_muon_flops(setting), moved_bytes=_update_bytes(setting))
+    for of, count in setting.stacks:
+        for name, part in _parts_of_layers(of, setting.accumulation * count).items():
+            found[name] = _sum_work(found.get(name, Part()), part)
+    return found
+
+
+def _parts_of_layers(setting: Setting, times: int) -> dict[str, Part]:
+    """The parts of a layer, so many times."""
     once, again = _layer_work(setting), recomputed_parts(setting)
     passes = 2 if setting.adapter else 3  # a frozen matrix has no gradient
     attention, mlp = _sum_work(once["qkv"], once["out"]), _sum_work(once["up"], once["down"])
@@ -116,10 +125,8 @@ def step_parts(setting: Setting) -> dict[str, Part]:
         "attention": _scaled_work(attention, passes * times),
         "attention kernel": Part(kernel_seconds=times * kernels),
         "experts" if setting.model.experts else "feed-forward": _scaled_work(mlp, passes * times),
-        "loss": _output_work(setting),
         "recomputed": _scaled_work(_sum_work(*(once[name] for name in again), Part()), times),
         "norms and activations": Part(moved_bytes=times * _element_wise_bytes(setting)),
-        "optimizer": Part(flops=_muon_flops(setting), moved_bytes=_update_bytes(setting)),
     }
     return parts | ({"adapter": _scaled_work(_adapter_work(setting), times)} if setting.adapter else {})
 
@@ -227,10 +234,10 @@ def _element_wise_bytes(setting: Setting) -> float:
 def _update_bytes(setting: Setting) -> float:
     """Bytes to read each parameter, its gradient (twice: once for the norm) and its moments, and to write all but the
     gradient."""
-    layers = setting.model.layers * setting.layer_parameters
+    layers = setting.parameters_of_layers
     parameters = (layers + setting.tables * setting.table) / setting.along("fsdp")
     if setting.adapter:
-        parameters = setting.model.layers * setting.adapter_parameters / setting.along("fsdp", "expert")
+        parameters = setting.adapters_of_layers / setting.along("fsdp", "expert")
     accumulated = 12 * (setting.accumulation - 1)
     return parameters * (UPDATE[setting.optimizer.kind, setting.optimizer.moments] + accumulated)
 
@@ -239,12 +246,12 @@ def _muon_flops(setting: Setting) -> float:
     """FLOPs of Muon: five steps of three matmuls for each hidden matrix; the devices of a slice share the matrices."""
     if setting.optimizer.kind != "muon" or setting.adapter:
         return 0.0
-    model = setting.model
-    D, NH, KH, F = model.width, model.heads * model.head_width, model.kv_heads * model.head_width, model.mlp_width
-    matrices = [(2, D, NH), (2, D, KH), ((3 if model.gated else 2) * max(model.experts, 1), D, F)]
-    of = lambda i, o: 2 * min(i, o) ** 2 * (2 * max(i, o) + min(i, o))  # noqa: E731
-    layer = sum(count * MUON_STEPS * of(inputs, outputs) for count, inputs, outputs in matrices)
-    return model.layers * layer * setting.topology.slices / setting.topology.devices
+    found, of = 0, lambda i, o: 2 * min(i, o) ** 2 * (2 * max(i, o) + min(i, o))
+    for model, numbers in setting.model.stacks.values():
+        D, NH, KH, F = model.width, model.heads * model.head_width, model.kv_heads * model.head_width, model.mlp_width
+        matrices = [(2, D, NH), (2, D, KH), ((3 if model.gated else 2) * max(model.experts, 1), D, F)]
+        found += len(numbers) * sum(count * MUON_STEPS * of(inputs, outputs) for count, inputs, outputs in matrices)
+    return found * setting.topology.slices / setting.topology.devices
 
 
 def _sum_work(*parts: Part) -> Part:

@@ -139,7 +139,8 @@ def transformer(data: RunData) -> Section:
     c = data.model
     if not c.vocabulary_size:
         return None
-    picture, layer = "", (3 if c.gated else 2) * c.width * c.mlp_width  # parameters of a feed-forward layer
+    picture, matrices = "", (3 if c.gated else 2) * c.width
+    mlps = [(len(numbers), of, max(of.experts, 1) + of.shared_experts) for of, numbers in c.stacks.values()]
     tokens = nested_value(data.results, "attention", "tokens")
     weights = nested_value(data.results, "attention", "weights")
     if tokens and weights:
@@ -153,7 +154,7 @@ def transformer(data: RunData) -> Section:
         "tokens": _word_chips(pieces[:-1]),
         "next": _word_chips(pieces[-1:]),
         "attention": c.layers * 2 * c.width * c.head_width * (c.heads + c.kv_heads),
-        "feed_forward": c.layers * layer * (max(c.experts, 1) + c.shared_experts),
+        "feed_forward": sum(layers * matrices * of.mlp_width * each for layers, of, each in mlps),
         "tables": c.vocabulary_size * c.width * (1 if c.tied_embeddings else 2),
         "picture": picture,
     }

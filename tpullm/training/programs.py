@@ -45,7 +45,7 @@ class Programs:
         self._step = make_step(self._architecture, self._optimizer, config, dtype, job.seed)
         self._check = Check(self._step, job.mesh)
         self.evaluation = make_evaluation(self._architecture, dtype, config.accumulation, config.loss_chunks)
-        self.parts = part_names(trained(self._architecture.shapes), job.model.layers)
+        self.parts = part_names(trained(self._architecture.shapes), job.model)
         of_device = peak(dtype)
         flops = None if of_device.disturbed else of_device.flops * job.mesh.size
         per_token = training_flops_per_token(job.model, config.sequence_length, frozen=bool(self._frozen))

@@ -28,7 +28,7 @@ from tpullm.model.architecture import Architecture, Tree
 from tpullm.model.mesh import RULES
 from tpullm.model.platform import compiler_options
 from tpullm.model.rows import to_zigzag_order
-from tpullm.recipe.schema import TrainConfig
+from tpullm.recipe.schema import ModelConfig, TrainConfig
 from tpullm.training.losses import Sum, Sums, balance_losses, cross_entropy, expert_load_metrics, rebalanced_experts
 from tpullm.training.objectives.distillation import taught_loss
 from tpullm.training.objectives.policy import answer_count, answer_loss
@@ -145,11 +145,11 @@ def make_step(
             "updates": optimizer_state.updates,
         }
         if config.norms_every:
-            metrics["norms"] = step_norms(params, grads, updates, optimizer_state.skipped)
+            metrics["norms"] = step_norms(params, grads, updates, optimizer_state.skipped, architecture.config)
         if sums.told is not None:
             metrics["told"] = {name: total / weight for name, (total, weight) in sums.told.items()}
         if sums.loads is not None:
-            metrics["balance_loss"] = sums.balance / sums.weight / architecture.config.layers
+            metrics["balance_loss"] = sums.balance / sums.weight / len(sums.loads)
             metrics |= expert_load_metrics(sums.loads)
         return {"params": params, "optimizer": optimizer_state, "step": state["step"] + 1}, metrics
 
@@ -174,32 +174,35 @@ def make_evaluation(architecture: Architecture, dtype, accumulation: int = 1, ch
     return jax.jit(evaluate)
 
 
-def part_names(params: Tree, layers: int) -> list[str]:
+def part_names(params: Tree, config: ModelConfig) -> list[str]:
     """The names of the norms, N of them, in the order of `part_norms`: `embedding`, ..., `layer_0.attention`, ..."""
-    alone = [name for name in sorted(params) if name != "layers"]
-    return [*alone, *(f"layer_{layer}.{part}" for layer in range(layers) for part in sorted(params["layers"]))]
+    alone, found = sorted(params.keys() - config.stacks.keys()), []
+    for name, (_, numbers) in config.stacks.items():
+        found += [f"layer_{layer}.{part}" for layer in numbers for part in sorted(params.get(name, ()))]
+    return [*alone, *found]
 
 
-def part_norms(tree: Tree) -> jax.Array:
+def part_norms(tree: Tree, config: ModelConfig) -> jax.Array:
     """The norm of each part, `[N]` float32, of parameters, or of a tree like them. Layers are stacked: `[L, ...]`."""
 
     def squares(part: Tree, stacked: bool) -> jax.Array:
         each = (jnp.square(leaf.astype(jnp.float32)) for leaf in jax.tree.leaves(part))
         return sum(jnp.sum(square, axis=tuple(range(stacked, square.ndim))) for square in each)
 
-    alone_N = [squares(tree[name], False)[None] for name in sorted(tree) if name != "layers"]
-    of_layers_LG = jnp.stack([squares(tree["layers"][part], True) for part in sorted(tree["layers"])], axis=1)
-    return jnp.sqrt(jnp.concatenate([*alone_N, of_layers_LG.reshape(-1)]))
+    alone_N = [squares(tree[name], False)[None] for name in sorted(tree.keys() - config.stacks.keys())]
+    stacks = [tree[name] for name in config.stacks if name in tree]
+    parts = [[squares(stacked[part], True) for part in sorted(stacked)] for stacked in stacks]
+    return jnp.sqrt(jnp.concatenate([*alone_N, *(jnp.stack(of_L, axis=1).reshape(-1) for of_L in parts)]))
 
 
-def step_norms(params: Tree, grads: Tree, updates: Tree, skipped: jax.Array) -> jax.Array:
+def step_norms(params: Tree, grads: Tree, updates: Tree, skipped: jax.Array, config: ModelConfig) -> jax.Array:
     """The norms of a step, `[3, N]`: of the parameters after it, the gradient before it is clipped, and the update.
 
     Args:
         skipped: whether the step was skipped (not 0): its update is 0.
     """
-    update_N = jnp.where(skipped > 0, 0.0, part_norms(updates))
-    return jnp.stack([part_norms(params), part_norms(grads), update_N])
+    params_N, grads_N, updates_N = (part_norms(tree, config) for tree in (params, grads, updates))
+    return jnp.stack([params_N, grads_N, jnp.where(skipped > 0, 0.0, updates_N)])
 
 
 def with_text_weights(batch: Batch) -> Batch:

@@ -129,6 +129,12 @@ def test_what_llama_cpp_lacks_is_refused_by_its_name(name):
         architectures.of_model(configs.read(config, "config.json"), config["model_type"])
 
 
+def test_a_family_that_is_not_written_is_refused_by_its_name():
+    config = config_of("dots-1")
+    with pytest.raises(UserError, match="GGUF files of dots1 are not written; use --format huggingface"):
+        architectures.of_model(configs.read(config, "config.json"), config["model_type"])
+
+
 def test_yarn_has_the_factor_that_llama_cpp_does_not_compute(small_tokenizer, tmp_path):
     """Our factor on cosine and sine is llama.cpp's own, 0.1 log(4) + 1, times this one."""
     changed = {**MODELS["llama yarn"][1]["rope_parameters"], "attention_factor": 1.5}

@@ -26,6 +26,8 @@ GEMMA_1 = {key: value for key, value in LLAMA.items() if key != "hidden_act"} | 
 GEMMA = GEMMA_1 | dict(hidden_activation="gelu_pytorch_tanh", query_pre_attn_scalar=17, sliding_window=7)
 QWEN_EXPERTS = LLAMA | dict(num_experts=5, num_experts_per_tok=3, moe_intermediate_size=20)
 AS_THEY_ARE = dict(norm_topk_prob=False, attention_bias=True, tie_word_embeddings=True)
+FIRST_DENSE = LLAMA | dict(num_hidden_layers=4, n_routed_experts=5, num_experts_per_tok=3, moe_intermediate_size=20)
+FIRST_DENSE |= dict(n_shared_experts=2, routed_scaling_factor=1.7)
 EXPERTS = LLAMA | dict(num_local_experts=5, num_experts_per_tok=2)
 SLOW = ROPE | {"rope_theta": 5e5}
 LINEAR, DYNAMIC = (ROPE | dict(rope_type=kind, factor=3.0) for kind in ("linear", "dynamic"))
@@ -85,6 +87,20 @@ MODELS = {
     "qwen-3 experts, weights as they are": (
         "qwen3_moe",
         QWEN_EXPERTS | AS_THEY_ARE | {"use_sliding_window": True, "sliding_window": 9},
+    ),
+    "glm-4.5": (
+        "glm4_moe",
+        FIRST_DENSE
+        | dict(first_k_dense_replace=1, use_qk_norm=True, attention_bias=True, num_nextn_predict_layers=0)
+        | {"rope_parameters": ROPE | {"partial_rotary_factor": 0.6}},
+    ),
+    "glm-4.5 all experts": (
+        "glm4_moe",
+        FIRST_DENSE | dict(head_dim=12, first_k_dense_replace=0, norm_topk_prob=False),
+    ),
+    "dots-1": (
+        "dots1",
+        FIRST_DENSE | dict(first_k_dense_replace=2, layer_types=KINDS[1:] + KINDS[:1], sliding_window=7),
     ),
     "gpt-oss": ("gpt_oss", EXPERTS | {"swiglu_limit": 1.5, "sliding_window": 7, "rope_parameters": UNROUNDED}),
     "gpt-2": ("gpt2", GPT_2),
@@ -150,6 +166,6 @@ def logits(architecture: Architecture, params: dict, tokens: np.ndarray, segment
 
 def _pieces(architecture: Architecture, family: Family):
     shapes, axes = tensors.flat(architecture.shapes), tensors.flat(architecture.axes)
-    for name, ours, place in tensors.pieces(family, shapes, architecture.config.layers):
+    for name, ours, place in tensors.pieces(family, shapes):
         of = [shapes[key].shape[len(place) :] for key in ours]
         yield name, of, ours, place, tensors.input_dimensions(ours[0], axes[ours[0]], place)

@@ -24,7 +24,7 @@ KINDS = {"lora": {}, "rslora": {"use_rslora": True}, "dora": {"use_dora": True}}
 
 def their_adapter(model, family, architecture, kind, folder):
     """A PEFT model with random matrices, and the folder that it was saved in."""
-    modules = adapters.modules_with_adapters(family, tensors.flat(architecture.shapes), 1)
+    modules = adapters.modules_with_adapters(family, tensors.flat(architecture.shapes))
     names = sorted({".".join(module.name.split(".")[-2:]) for module in modules})
     torch.manual_seed(0)
     settings = dict(r=3, lora_alpha=5, target_modules=names, init_lora_weights=False, task_type="CAUSAL_LM")
@@ -79,7 +79,7 @@ def test_theirs_in_ours(name, kind, tmp_path):
     params, shapes = as_ours(architecture, family, found), tensors.flat(architecture.shapes)
     folder, again = tmp_path / "theirs", tmp_path / "again"
     adapted = their_adapter(theirs(name), family, architecture, kind, folder)
-    config, arrays = adapters.read(folder, shapes, architecture.config.layers)
+    config, arrays = adapters.read(folder, shapes)
     assert (config.rank, config.magnitude) == (3, kind == "dora")
     own = Architecture(architecture.config, config)
     found_logits, found_loss, found = computed(own, params, tensors.nested(arrays))
@@ -91,7 +91,7 @@ def test_theirs_in_ours(name, kind, tmp_path):
     learned = {key: value for key, value in adapted.named_parameters() if value.requires_grad}
     plain = lambda key: key.replace(".default", "").replace("magnitude_vector.weight", "magnitude_vector")  # noqa: E731
     gradients = {plain(key): value.grad.numpy() for key, value in learned.items()}
-    for module in adapters.modules_with_adapters(family, shapes, architecture.config.layers):
+    for module in adapters.modules_with_adapters(family, shapes):
         where, layer = f"{adapters.PREFIX}{module.name}.", module.layer
         a, b = gradients.pop(where + adapters.A), gradients.pop(where + adapters.B)
         near(sum(found[f"{part}.adapter.a"][layer].reshape(-1, 3).T for part in module.ours), a, 1e-4, where)

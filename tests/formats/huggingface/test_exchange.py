@@ -50,7 +50,7 @@ def read(folder):
     """The model of a directory, as an import reads it: our parameters in the types of the files."""
     config, family = reading.read_config(folder)
     architecture = Architecture(config)
-    with reading.FolderWeights(folder, family, config.layers) as source:
+    with reading.FolderWeights(folder, family) as source:
         dtypes = source.types(architecture.shapes, architecture.axes)
         shapes = tensors.flat(architecture.shapes)
         targets = {key: SimpleNamespace(shape=shapes[key].shape, dtype=dtype) for key, dtype in dtypes.items()}

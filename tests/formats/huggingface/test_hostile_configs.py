@@ -46,7 +46,7 @@ REFUSED = [  # of Llama 2
     ({"rope_scaling": {"rope_type": "linear", "factor": 8.0}}, "make them agree"),
     ({"hidden_size": "64"}, "hidden_size is missing"),
     ({"model_type": ["llama"]}, "is not known"),
-    ({"model_type": "rwkv"}, "'rwkv' is not known; known are gemma, gemma2"),
+    ({"model_type": "rwkv"}, "'rwkv' is not known; known are dots1, gemma, gemma2"),
     ({"auto_map": {"AutoModel": "x.y"}}, "code of its own"),
     ({"hidden_act": "relu2"}, "'relu2' is not one of"),
     ({"partial_rotary_factor": 0.5}, "partial_rotary_factor 0.5"),
@@ -99,7 +99,7 @@ def test_a_config_is_held_against_the_files_without_counting_to_its_end(folder):
     architecture = Architecture(config)
     told = "missing .* and 10.... more and unknown"
     with reading.WeightFiles(folder) as source, pytest.raises(UserError, match=told):
-        reading.check(source, family, architecture.shapes, architecture.axes, config.layers)
+        reading.check(source, family, architecture.shapes, architecture.axes)
 
 
 @pytest.mark.parametrize(

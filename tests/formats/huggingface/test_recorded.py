@@ -22,6 +22,7 @@ OTHERS += (
     "phi-3",
     "smollm-3 biases",
     "qwen-3 experts, weights as they are",
+    "glm-4.5 all experts",
 )
 
 

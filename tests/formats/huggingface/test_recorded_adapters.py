@@ -36,7 +36,7 @@ def made(name, magnitude=True, root_scale=False):
     model_type, keys = MODELS[name]
     whole, family, found = published({"model_type": model_type, **keys})
     params, shapes = as_ours(whole, family, found), tensors.flat(whole.shapes)
-    parts = {part.rpartition(".")[2] for one in adapters.modules_with_adapters(family, shapes, 1) for part in one.ours}
+    parts = {part.rpartition(".")[2] for one in adapters.modules_with_adapters(family, shapes) for part in one.ours}
     config = AdapterConfig(2, 3.0, root_scale, magnitude, targets=tuple(sorted(parts)))
     architecture = Architecture(whole.config, config)
     wanted = tensors.flat(architecture.trained(architecture.shapes))
@@ -55,7 +55,7 @@ def written(folder, name):
 
 def read(folder, name):
     architecture = made(name)[0]
-    return adapters.read(folder, tensors.flat(architecture.shapes), architecture.config.layers)
+    return adapters.read(folder, tensors.flat(architecture.shapes))
 
 
 @pytest.mark.parametrize(

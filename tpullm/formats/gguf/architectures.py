@@ -69,8 +69,10 @@ def of_model(config: ModelConfig, model_type: str) -> Architecture:
     """The architecture for a model of the family `model_type`.
 
     Raises:
-        UserError: llama.cpp lacks a setting of the model; the error names it.
+        UserError: llama.cpp lacks a setting of the model, and the error names it; or we don't write such files.
     """
+    if model_type not in ARCHITECTURES:
+        raise UserError(f"export: GGUF files of {model_type} are not written; use --format huggingface")
     found = ARCHITECTURES[model_type]
     for setting, value in _lacking_settings(config, found):
         why = f"can't compute model.{setting}: {value}; use --format huggingface"

@@ -61,7 +61,7 @@ class Module:
     Args:
         name: of its tensor, without `.weight`.
         ours: our matrices in it, by flat names without `.weight`.
-        layer: the number of its layer.
+        layer: their place in our arrays.
     """
 
     name: str
@@ -69,13 +69,13 @@ class Module:
     layer: int
 
 
-def modules_with_adapters(family: Family, shapes: dict[str, Any], layers: int) -> Iterator[Module]:
+def modules_with_adapters(family: Family, shapes: dict[str, Any]) -> Iterator[Module]:
     """The modules whose matrices can have an adapter: those of layers, without experts and their router.
 
     Args:
         shapes: of our parameters, by flat name.
     """
-    for theirs, ours, place in tensors.pieces(family, shapes, layers):
+    for theirs, ours, place in tensors.pieces(family, shapes):
         of_layer = len(place) == 1 and ours[0].endswith(".weight") and ours[0] != "layers.mlp.router.weight"
         if theirs.endswith(".weight") and of_layer:
             yield Module(theirs.removesuffix(".weight"), tuple(name.removesuffix(".weight") for name in ours), place[0])
@@ -96,9 +96,8 @@ def write(
     """
     from safetensors.numpy import save_file
 
-    layers = next(iter(adapters.values())).shape[0]
     found, ranks, used = {}, {}, set()
-    for module in modules_with_adapters(family, shapes, layers):
+    for module in modules_with_adapters(family, shapes):
         parts = [name for name in module.ours if f"{name}.adapter.a" in adapters]
         used |= set(parts)
         if not parts:
@@ -165,7 +164,7 @@ def _peft_config(config: AdapterConfig, ranks: dict[str, int], family: Family, b
     }
 
 
-def read(folder: Path, shapes: dict[str, Any], layers: int) -> tuple[AdapterConfig, dict[str, np.ndarray]]:
+def read(folder: Path, shapes: dict[str, Any]) -> tuple[AdapterConfig, dict[str, np.ndarray]]:
     """The settings of an adapter, and its parameters by flat name, float32; a matrix that has none in a layer gets 0.
 
     Args:
@@ -188,7 +187,7 @@ def read(folder: Path, shapes: dict[str, Any], layers: int) -> tuple[AdapterConf
         left = set(source.files)
         # The family after whose modules most tensors are named.
         named = [
-            [module for module in modules_with_adapters(family, shapes, layers) if f"{PREFIX}{module.name}.{A}" in left]
+            [module for module in modules_with_adapters(family, shapes) if f"{PREFIX}{module.name}.{A}" in left]
             for family in FAMILIES.values()
         ]
         given = max(named, key=len)
@@ -209,7 +208,7 @@ def read(folder: Path, shapes: dict[str, Any], layers: int) -> tuple[AdapterConf
             _set_adapter(found, module, parts, most, shapes, folder)
             seen.update(module.ours)
             left -= set(names)
-    if magnitude and (short := [name for name, count in seen.items() if count < layers]):
+    if magnitude and (short := [name for name, count in seen.items() if count < shapes[f"{name}.weight"].shape[0]]):
         name = short[0].rpartition(".")[2]
         raise UserError(f"{folder}: {name} has no DoRA in some layers; only LoRA may leave layers out")
     if left:
@@ -285,7 +284,7 @@ def sampled_numbers(matrix: jax.Array | np.ndarray) -> list[float]:
 
 def matrix_names(flat: Mapping[str, object]) -> list[str]:
     """The names of the matrices of layers among flat names of parameters; no family stores them in another form."""
-    return [name for name in sorted(flat) if name.startswith("layers.") and name.endswith(".weight")]
+    return [name for name in sorted(flat) if "layers." in name and name.endswith(".weight")]
 
 
 def check(folder: Path, flat: Mapping[str, Any], sample: Callable[[Any], tuple[list[float], float]]) -> None:

@@ -29,7 +29,15 @@ WHY = {
 }
 # Sizes beyond ten times those of any model: a shape of such sizes can still be computed with. Others, of 1 at least.
 MOST = {"layers": 4_096, "experts": 4_096, "experts_per_token": 4_096, "heads": 4_096, "kv_heads": 4_096}
-MOST |= {"head_width": 1 << 16, "width": 1 << 18, "mlp_width": 1 << 20, "vocabulary_size": 1 << 22}
+MOST |= {
+    "shared_experts": 4_096,
+    "dense_width": 1 << 20,
+    "head_width": 1 << 16,
+    "width": 1 << 18,
+    "mlp_width": 1 << 20,
+    "vocabulary_size": 1 << 22,
+}
+BALANCE_RATE = 0.001  # DeepSeek-V3's, as `families.yaml` has it
 MOST_LENGTH = 1 << 30  # of a context or a window, in tokens
 
 
@@ -84,13 +92,20 @@ def _read_fields(config: Mapping[str, Any]) -> ModelConfig:
     fields["activation"] = ACTIVATIONS[fields["activation"]]
     fields["mlp_width"] = fields.get("mlp_width") or 4 * fields["width"]  # GPT-2's n_inner may be left out
     if "experts" in family.keys:  # transformers 5 writes the second name in every family
-        fields["experts"] = said.get("num_experts") or said["num_local_experts"]
+        fields["experts"] = said.get("num_experts") or said.get("num_local_experts") or said[family.keys["experts"]]
         if not 1 <= fields.get("experts_per_token", 0) <= fields["experts"]:
             raise ValueError(f"{said.get('num_experts_per_tok')} of {fields['experts']} experts can't be chosen")
     if "attention_scale" in fields:
         fields["attention_scale"] **= -0.5
     for key, ours in family.biases.items():
         fields |= dict.fromkeys(ours, bool(said.get(key)))
+    if family.qk_norm:
+        fields["qk_norm"] = "head" if said.get(family.qk_norm) else "none"
+    if "dense_layers" in family.keys:
+        if type(fields["dense_layers"]) is not int or not 0 <= fields["dense_layers"] < fields["layers"]:
+            raise ValueError(f"{fields['dense_layers']!r:.40} of {fields['layers']} layers can't be without experts")
+        if not fields["dense_layers"]:
+            del fields["dense_width"]
     fields["windows"] = _attention_windows(family, said, fields["layers"])
     if fields.get("positions", "rotary") == "rotary":
         fields |= _read_rope(family, said, fields)
@@ -152,15 +167,14 @@ def _read_rope(family: Family, said: Mapping[str, Any], fields: Mapping[str, Any
     if older and newer and (kinds[0] != kinds[1] or older.get("factor") != newer.get("factor")):
         raise UserError(f"rope_scaling says {kinds[0]!s:.80} and rope_parameters {kinds[1]!s:.80}; make them agree")
     found: dict[str, Any] = {}
-    for place in (said, older, newer, local):
-        factor = place.get("partial_rotary_factor") or 1
+    places = (place.get("partial_rotary_factor") for place in (said, older, newer, local))
+    for factor in (factors := [factor for factor in places if factor is not None]):
         if factor != 1 and not (family.partial_rope and type(factor) is float and 0 < factor < 1):
             raise UserError(f"partial_rotary_factor {factor!s:.80} can't be used: we compute 1")
-        if factor != 1:
-            head = fields.get("head_width") or fields["width"] // fields["heads"]
-            found["rotary_width"] = int(head * factor)
-            if not found["rotary_width"] or found["rotary_width"] % 2:
-                raise ValueError(f"{found['rotary_width']} dimensions of a head can't be turned in pairs")
+    if factors and factors[-1] != 1:
+        found["rotary_width"] = int((fields.get("head_width") or fields["width"] // fields["heads"]) * factors[-1])
+        if not found["rotary_width"] or found["rotary_width"] % 2:
+            raise ValueError(f"{found['rotary_width']} dimensions of a head can't be turned in pairs")
     if (kind := local.get("rope_type", "default")) != "default":
         raise UserError(f"RoPE of type {kind!s:.80} in sliding_attention can't be used: we compute default")
     scaling = {**older, **newer}
@@ -223,6 +237,8 @@ def write(config: ModelConfig, preferred: str = "") -> dict[str, Any]:
     Raises:
         UserError: no family has all settings of this config.
     """
+    if config.balance_rate:  # of a training; published models have the bias, and no rate
+        config = dataclasses.replace(config, balance_rate=BALANCE_RATE)
     for name in sorted(FAMILIES, key=lambda name: name != preferred):
         written = _written_in_family(name, config)
         try:
@@ -249,6 +265,10 @@ def _written_in_family(name: str, config: ModelConfig) -> dict[str, Any]:
     if config.activation == "gelu_tanh":
         found[family.keys["activation"]] = "gelu_new" if name == "gpt2" else "gelu_pytorch_tanh"
     found |= {key: getattr(config, ours[0]) for key, ours in family.biases.items()}
+    found |= {family.qk_norm: config.qk_norm == "head"} if family.qk_norm else {}
+    found |= {family.multi_token: 0} if family.multi_token else {}
+    if "dense_layers" in family.keys and not config.dense_layers:
+        found[family.keys["dense_width"]] = config.mlp_width  # not used
     if family.window:
         window = max(config.windows, default=0)
         kinds = ["sliding_attention" if size else "full_attention" for size in config.windows or (0,) * config.layers]
@@ -279,8 +299,8 @@ def _write_rope(name: str, config: ModelConfig) -> dict[str, Any]:
     if kind == "longrope":
         scaling |= {"short_factor": list(of.short), "long_factor": list(of.long)}
     family, partial = FAMILIES[name], {}
-    if family.partial_rope and config.rotary_width:
-        partial = {"partial_rotary_factor": config.rotary_width / config.head_width}
+    if family.partial_rope and (config.rotary_width or "partial_rotary_factor" in family.defaults):
+        partial = {"partial_rotary_factor": (config.rotary_width or config.head_width) / config.head_width}
     whole = {"rope_theta": config.rope_theta, **scaling, **partial}
     older = {"rope_theta": config.rope_theta, "rope_scaling": None if kind == "none" else scaling}
     older |= partial

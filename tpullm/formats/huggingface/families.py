@@ -26,6 +26,8 @@ class Family:
         lists_windows: whether `layer_types` says which layers have the window.
         local_rope: RoPE of layers with a window is not scaled. Its base is its own (Gemma 3), or that of the others.
         partial_rope: `partial_rotary_factor` says which share of a head rotary positions turn.
+        qk_norm: the key that says whether each head's queries and keys are normalized.
+        multi_token: the key that says how many layers of multi-token prediction follow. They are left out.
         lists_rope: `no_rope_layers`, or each last of `no_rope_layer_interval`, says which layers have no positions.
         biases: their key of biases, and our fields for it.
         only: keys of `config.json` that change what a model of this family computes, and the values that we compute.
@@ -41,6 +43,8 @@ class Family:
     lists_windows: bool = True
     local_rope: bool = False
     partial_rope: bool = False
+    qk_norm: str = ""
+    multi_token: str = ""
     lists_rope: bool = False
     biases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     only: Mapping[str, tuple] = field(default_factory=dict)

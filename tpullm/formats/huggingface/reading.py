@@ -25,7 +25,7 @@ from tpullm.formats.huggingface.families import FAMILIES, Family
 from tpullm.recipe.schema import ModelConfig
 from tpullm.system import storage
 from tpullm.system.errors import UserError
-from tpullm.system.log import one_line
+from tpullm.system.log import one_line, warn
 from tpullm.tokenizer.json_files import read_json
 
 Tree = Any
@@ -182,7 +182,7 @@ class WeightFiles(ExitStack):
         return self._open[file]
 
 
-def check(source: WeightFiles, family: Family, shapes: Tree, axes: Tree, layers: int) -> list[tuple]:
+def check(source: WeightFiles, family: Family, shapes: Tree, axes: Tree) -> list[tuple]:
     """Check that every tensor is used once and every parameter is set once.
 
     Returns:
@@ -198,8 +198,9 @@ def check(source: WeightFiles, family: Family, shapes: Tree, axes: Tree, layers:
     lacks = not any(name.startswith(prefix) for name in source.files)
     named = {prefix + name if lacks and not name.startswith("lm_head.") else name: name for name in source.files}
     # The files say how many tensors there are. A config that asks for millions more is not counted to its end.
-    wanted = list(itertools.islice(tensors.pieces(family, shapes, layers), len(named) + MOST_MISSING))
+    wanted = list(itertools.islice(tensors.pieces(family, shapes), len(named) + MOST_MISSING))
     over = {name for name in named if not _COMPUTED.search(name)} - {name for name, _, _ in wanted}
+    over -= _multi_token_layers(over, family, shapes)
     embedding = next((name for name in named if name.endswith(("embed_tokens.weight", "wte.weight"))), None)
     if "lm_head.weight" in over and embedding:  # a second copy of tied weights
         head, table = named["lm_head.weight"], named[embedding]
@@ -225,6 +226,13 @@ def check(source: WeightFiles, family: Family, shapes: Tree, axes: Tree, layers:
     return found
 
 
+def _multi_token_layers(names: Collection[str], family: Family, shapes: dict[str, Any]) -> set[str]:
+    """Of names of tensors those in layers after the last one, if the family has such."""
+    layers = sum({name.split(".")[0]: of.shape[0] for name, of in shapes.items() if "layers." in name}.values())
+    found = {name: re.match(r"model\.layers\.(\d{1,9})\.", name) for name in names if family.multi_token}
+    return {name for name, layer in found.items() if layer and int(layer[1]) >= layers}
+
+
 def some_names(missing: Collection[str], unknown: Collection[str]) -> str:
     """Some of the names of tensors, in words; nothing if there are none."""
     found = []
@@ -237,14 +245,14 @@ def some_names(missing: Collection[str], unknown: Collection[str]) -> str:
 class FolderWeights(WeightFiles):
     """The weights of a model in `folder`; arguments are those of `WeightFiles` and `check`."""
 
-    def __init__(self, folder: Path, family: Family, layers: int):
+    def __init__(self, folder: Path, family: Family):
         super().__init__(folder)
-        self._family, self._layers = family, layers
+        self._family = family
 
     def types(self, shapes: Tree, axes: Tree) -> dict[str, np.dtype]:
         """See `formats.published.Weights`; it is float32 if the tensors of a parameter have several types."""
         found: dict[str, set[np.dtype]] = {}
-        for name, ours, *_ in check(self, self._family, shapes, axes, self._layers):
+        for name, ours, *_ in check(self, self._family, shapes, axes):
             for key in ours:
                 found.setdefault(key, set()).add(self.numpy_dtype(name))
         return {key: kinds.pop() if len(kinds) == 1 else np.dtype("float32") for key, kinds in found.items()}
@@ -256,7 +264,9 @@ class FolderWeights(WeightFiles):
     def parts_of(self, shapes: Tree, axes: Tree, done: Callable[[int], None]) -> Iterator[tuple]:
         """See `Weights`."""
         flat = tensors.flat(shapes)
-        for name, ours, place, inputs in check(self, self._family, shapes, axes, self._layers):
+        if _multi_token_layers(self.files, self._family, flat):
+            warn(f"{self.folder}: layers for multi-token prediction ({self._family.multi_token}) are left out")
+        for name, ours, place, inputs in check(self, self._family, shapes, axes):
             tensor = self(name)
             parts = tensors.split(self._family, tensor, [flat[key].shape[len(place) :] for key in ours], inputs)
             yield from ((key, place, part) for key, part in zip(ours, parts, strict=True))

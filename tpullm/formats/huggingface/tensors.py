@@ -28,18 +28,24 @@ def flat(tree: Tree, prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def pieces(family: Family, shapes: dict[str, Any], layers: int) -> Iterator[tuple[str, tuple[str, ...], Place]]:
+def pieces(family: Family, shapes: dict[str, Any]) -> Iterator[tuple[str, tuple[str, ...], Place]]:
     """For each of their tensors: its name, the names of our parameters in it, and its place in them.
 
     Args:
         shapes: the shapes of our parameters, by flat name. A parameter without a shape is not in the model.
     """
-    for theirs, ours in family.names.items():
-        ours = (ours,) if isinstance(ours, str) else ours
-        if ours[0] in shapes:
-            stacked = (layers, *shapes[ours[0]].shape[1:])[: theirs.count("{}")]
-            for place in itertools.product(*map(range, stacked)):
-                yield theirs.format(*place), ours, place
+    dense = next((of.shape[0] for name, of in shapes.items() if name.startswith("dense_layers.")), 0)
+    tables = {theirs: (ours,) if isinstance(ours, str) else ours for theirs, ours in family.names.items()}
+    own = {name for ours in tables.values() for name in ours}
+    for theirs, ours in tables.items():
+        # What layers have in common has the same name in the first ones, which have no experts.
+        common = tuple(f"dense_{name}" for name in ours)
+        for names in (ours, *([common] if common[0] not in own else [])):
+            if names[0] in shapes:
+                first = 0 if names[0].startswith("dense_layers.") else dense
+                stacked = shapes[names[0]].shape[: theirs.count("{}")]
+                for place in itertools.product(*map(range, stacked)):
+                    yield theirs.format(*(place and (place[0] + first, *place[1:]))), names, place
 
 
 def split(family: Family, tensor: np.ndarray, shapes: list[tuple[int, ...]], inputs: int) -> list[np.ndarray]:
@@ -91,7 +97,7 @@ def input_dimensions(name: str, axes: tuple[str, ...], place: Place) -> int:
 
 def is_vector(name: str) -> bool:
     """Whether our parameter of this name is a vector, such as a scale, and no matrix or table."""
-    return name.endswith((".scale", ".bias", ".sinks"))
+    return name.endswith((".scale", ".bias", ".sinks", ".balance"))
 
 
 def nested(flat_tree: dict[str, Any]) -> Tree:

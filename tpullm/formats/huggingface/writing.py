@@ -134,12 +134,12 @@ def planned(config: ModelConfig, params: Parameters, preferred: str = "", weight
     family, found = FAMILIES[published["model_type"]], []
     packed = packing(weights, config, family) if weights else None
     published |= {"quantization_config": packed.settings()} if packed else {}
-    for name, ours, place in tensors.pieces(family, params.targets, config.layers):
+    for name, ours, place in tensors.pieces(family, params.targets):
         inputs = tensors.input_dimensions(ours[0], params.axes[ours[0]], place)
         shapes = [params.targets[key].shape[len(place) :] for key in ours]
         shape, dtype = tensors.their_shape(family, shapes, inputs), np.dtype(params.targets[ours[0]].dtype)
         parts = [(name, shape, dtype, lambda exact: exact)]
-        if packed and ours[0].startswith("layers.") and ours[0].endswith(".weight"):
+        if packed and "layers." in ours[0] and ours[0].endswith(".weight"):
             parts = packed.parts(name, shape, dtype)
         found += [PublishedTensor(*part, ours, place, inputs, made) for *part, made in parts]
     return PublishedModel(published, family, params, found)

@@ -78,6 +78,8 @@ class ModelConfig:
         router_scores: function that turns the router's logits into scores. `sigmoid` is DeepSeek-V3's.
         router_scale: factor on the weights of the experts.
         shared_experts: number of experts that every token uses. They are computed as one wider MLP (DeepSeekMoE, 2024).
+        dense_layers: number of first layers that have one feed-forward layer in place of experts (DeepSeek-V3).
+        dense_width: width of that feed-forward layer. 0 is that of all experts of a token together.
         balance_loss: weight of the load-balancing loss. It is computed in each row (DeepSeek-V3, equations 17 to 20;
             0.0001 there).
         balance_rate: step size of the load-balancing bias. Each step moves a bias on the score of each expert towards
@@ -139,6 +141,8 @@ class ModelConfig:
     router_scores: Literal["softmax", "sigmoid"] = "softmax"
     router_scale: PositiveFloat = 1.0
     shared_experts: NonNegativeInt = 0
+    dense_layers: NonNegativeInt = later(0)
+    dense_width: NonNegativeInt = later(0)
     balance_loss: NonNegativeFloat = changing(Changes.TRAINING, 0.0)
     balance_rate: Fraction = 0.0
     vocabulary_size: NonNegativeInt = 0
@@ -175,11 +179,14 @@ class ModelConfig:
 
     def resolved(self, vocabulary_size: int) -> "ModelConfig":
         """The same config with every 0 replaced by the value that it stands for."""
+        mlp_width = self.mlp_width or -(-self.width * 8 // 3 // 64) * 64
+        of_token = mlp_width * (self.experts_per_token + self.shared_experts)
         return dataclasses.replace(
             self,
             kv_heads=self.kv_heads or self.heads,
             head_width=self.head_width or self.width // self.heads,
-            mlp_width=self.mlp_width or -(-self.width * 8 // 3 // 64) * 64,
+            mlp_width=mlp_width,
+            dense_width=self.dense_width or (of_token if self.dense_layers else 0),
             vocabulary_size=self.vocabulary_size or vocabulary_size,
         )
 
@@ -205,21 +212,41 @@ class ModelConfig:
             yield "experts_per_token", why
         if model.attention_block not in blocks:
             yield "attention_block", f"{model.attention_block} is none of {', '.join(map(str, blocks))}; choose one"
-        for key in () if model.experts else ("shared_experts", "balance_loss", "balance_rate"):
+        for key in () if model.experts else ("shared_experts", "dense_layers", "balance_loss", "balance_rate"):
             if getattr(model, key):
                 yield key, "needs a router; set model.experts, or this to 0"
+        if model.experts and model.dense_layers >= model.layers:
+            why = f"{model.dense_layers} of {model.layers} layers leave none with experts; choose fewer, or experts 0"
+            yield "dense_layers", why
+        if self.dense_width and not model.dense_layers:
+            yield "dense_width", "no layer has this width; set model.dense_layers, or this to 0"
         if model.swiglu_limit and not model.gated:
             yield "swiglu_limit", "there is no SwiGLU without model.gated"
 
     @property
+    def stacks(self) -> dict[str, tuple["ModelConfig", range]]:
+        """By the name of each stack of parameters: the config of its layers, and which ones they are.
+
+        The stacks stand one after the other; the first one is there only with `dense_layers`.
+        """
+        first = self.dense_layers
+        if not first:
+            return {"layers": (self, range(self.layers))}
+        whole = dataclasses.replace(self, dense_layers=0, dense_width=0)
+        no_experts = {"experts": 0, "shared_experts": 0, "balance_loss": 0.0, "balance_rate": 0.0}
+        dense = dataclasses.replace(whole, mlp_width=self.dense_width, **no_experts)
+        return {"dense_layers": (dense, range(first)), "layers": (whole, range(first, self.layers))}
+
+    @property
     def layer_kinds(self) -> list[tuple[int, bool]]:
-        """Which kinds of layers there are, each once: the window, and whether positions turn queries and keys."""
+        """Which kinds of attention there are, each once: the window, and whether positions turn queries and keys."""
         return sorted(set(self._kinds()))
 
     @property
-    def kind_indices(self) -> tuple[int, ...]:
-        """The index of each layer's kind among `layer_kinds`."""
-        return tuple(map(self.layer_kinds.index, self._kinds()))
+    def kinds_by_layer(self) -> tuple[tuple[str, int], ...]:
+        """Of each layer the name of its stack, and the index of its attention among `layer_kinds`."""
+        names = [name for name, (_, numbers) in self.stacks.items() for _ in numbers]
+        return tuple(zip(names, map(self.layer_kinds.index, self._kinds()), strict=True))
 
     def _kinds(self) -> list[tuple[int, bool]]:
         rotates = self.rotary_layers or (self.positions == "rotary",) * self.layers

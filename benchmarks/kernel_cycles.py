@@ -1,6 +1,6 @@
 """The cycles of the attention kernels by the TPU compiler's schedule: the tables in hardware/chips.yaml.
 
-    python benchmarks/kernels.py            # all, three minutes
+    python benchmarks/kernel_cycles.py            # all, three minutes
 
 The text of a program does not have a kernel's cycles. But the compiler can dump the instructions of each core, one
 bundle a cycle. Counted are the bundles that multiply a block in a turn of the kernel's loop (`body`), those of every
