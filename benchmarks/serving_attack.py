@@ -30,6 +30,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx2
 import openai
 from figures import machine, versions
 from serving_server import Server, started
@@ -187,7 +188,7 @@ async def attacks(port: int, models: list[str], count: int, at_once: int) -> lis
 
 
 class Honest:
-    """Honest clients.
+    """Honest clients, each with an address of its own.
 
     Attributes:
         times: begin, end and kind of each request, by phase.
@@ -195,34 +196,39 @@ class Honest:
         failed: requests without an answer.
     """
 
-    def __init__(self, url: str):
-        self.client = openai.AsyncOpenAI(base_url=url, api_key="none", timeout=300, max_retries=0)
+    def __init__(self, url: str, count: int):
+        at = lambda n: httpx2.AsyncHTTPTransport(local_address=f"127.0.2.{n}")  # noqa: E731
+        options = {"base_url": url, "api_key": "none", "timeout": 300, "max_retries": 0}
+        self.clients = [
+            openai.AsyncOpenAI(**options, http_client=openai.DefaultAsyncHttpxClient(transport=at(n)))
+            for n in range(1, count + 1)
+        ]
         self.times: dict[str, list[tuple[float, float, str]]] = defaultdict(list)
         self.answers: dict[str, Counter] = defaultdict(Counter)
         self.failed: list[str] = []
 
     async def ask_until(self, phase: str, models: list[str], is_over: Callable[[], bool]) -> None:
-        """All kinds of requests, each one after the other."""
+        """Each client its kind of requests, one after the other."""
 
-        async def ask(kind: Callable) -> None:
+        async def ask(client: openai.AsyncOpenAI, kind: Callable) -> None:
             for model in itertools.cycle(models):
                 if is_over():
                     return
                 began = time.time()
                 try:
-                    self.answers[f"{kind.__name__} {model}"][json.dumps(await kind(self.client, model))] += 1
+                    self.answers[f"{kind.__name__} {model}"][json.dumps(await kind(client, model))] += 1
                 except openai.OpenAIError as error:
                     self.failed.append(f"{kind.__name__}: {error}")
                 self.times[phase].append((began, time.time(), kind.__name__))
                 await asyncio.sleep(0.1)
 
-        await asyncio.gather(*map(ask, HONEST))
+        await asyncio.gather(*map(ask, self.clients, itertools.cycle(HONEST)))
 
 
-async def measured(server: Server, count: int, at_once: int, alone_seconds: float) -> dict:
+async def measured(server: Server, clients: int, count: int, at_once: int, alone_seconds: float) -> dict:
     """All figures."""
-    honest, port = Honest(server.url), int(server.url.rsplit(":", 1)[1].removesuffix("/v1"))
-    models = [model.id for model in (await honest.client.models.list()).data]
+    honest, port = Honest(server.url, clients), int(server.url.rsplit(":", 1)[1].removesuffix("/v1"))
+    models = [model.id for model in (await honest.clients[0].models.list()).data]
     for phase, seconds in (("warm", alone_seconds / 3), ("alone", alone_seconds)):
         end = time.monotonic() + seconds
         await honest.ask_until(phase, models, lambda end=end: time.monotonic() > end)
@@ -271,6 +277,7 @@ def main() -> int:
     parser.add_argument("--serve", help="the model")
     parser.add_argument("--adapter", action="append", default=[], help="as `serve` has it")
     parser.add_argument("--reproducible", action="store_true", help="as `serve` has it; then answers are compared")
+    parser.add_argument("--honest", type=int, default=12, help="honest clients")
     parser.add_argument("--count", type=int, default=300, help="hostile requests")
     parser.add_argument("--at-once", type=int, default=4)
     parser.add_argument("--alone", type=float, default=60, help="seconds without hostile requests")
@@ -286,7 +293,7 @@ def main() -> int:
     words += ["--reproducible"] if options.reproducible else []
     with tempfile.TemporaryDirectory() as logs, started({"tpullm": shlex.join(words)}, Path(logs)) as made:
         made[0].resume()
-        found = asyncio.run(measured(made[0], options.count, options.at_once, options.alone))
+        found = asyncio.run(measured(made[0], options.honest, options.count, options.at_once, options.alone))
     holds = judged(found, options.reproducible)
     print(json.dumps(found, indent=1))
     print(", ".join(f"{name}: {'holds' if good else 'FAILS'}" for name, good in holds.items()))

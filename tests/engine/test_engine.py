@@ -126,7 +126,6 @@ def test_clients_take_turns(long):
 def test_of_several_clients_none_takes_all_rows(long, monkeypatch):
     """And alone it does, also after the others have gone."""
     engine, rows = Engine(long, ROWS), []
-    monkeypatch.setattr(engine_module, "OF_FREE", 2)
     for client, count in (("a", 9), ("b", 1), ("a", 20)):
         for n in range(count):
             engine.submit(Request(prompt(3, n), 9, GREEDY, client=client), lambda token: None)
@@ -136,7 +135,7 @@ def test_of_several_clients_none_takes_all_rows(long, monkeypatch):
             finish(engine)
     finish(engine)
     total = len(engine._rows.all)
-    assert rows == [total, total, -(-2 * total // 3)]
+    assert rows == [total, total, 2] and total == 6  # the second one while it has less than a quarter of five
     for n in range(9):  # of the rows for long texts, the last one too is for who has none
         engine.submit(Request(prompt(520, n), 9, GREEDY, client="a"), lambda token: None)
     engine.step()
@@ -352,7 +351,7 @@ def test_each_program_of_reproducible_texts_computes_all_rows_and_as_many_pieces
         assert continued(engine, requests) == list(map(alone, requests))
     programs = engine._cache.programs
     assert all(all(step) and count == 1 for name, step, count in (of for of in programs if of[0] == "write"))
-    assert {of[2] for of in programs if of[0] == "read"} == {PIECES[-1]}
+    assert {of[2] for of in programs if of[0] == "read"} == {PIECES[1]}
 
 
 def test_rows_that_give_other_bits_than_others_are_told_where_a_text_is_to_be_the_same(long, monkeypatch):
