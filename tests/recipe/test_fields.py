@@ -32,7 +32,10 @@ def test_another_value_shows_in_the_result_if_the_key_changes_it(config):
 def test_a_key_that_came_later_shows_when_it_is_used():
     """So stages that were made before it are still known."""
     names = {field.name for field in dataclasses.fields(ModelConfig) if field.metadata.get("later")}
-    assert names == {"rotary_width", "rotary_layers", "dense_layers", "dense_width"}
+    assert names == {
+        *("rotary_width", "rotary_layers", "dense_layers", "dense_width"),
+        *("embedding_scale", "residual_scale", "logit_divisor"),
+    }
     assert not names & result(ModelConfig()).keys()
     assert result(ModelConfig(rotary_width=2))["rotary_width"] == 2
 

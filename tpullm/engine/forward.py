@@ -121,7 +121,7 @@ def last_logits(architecture, params, x_CTD, pieces_C4) -> tuple[jax.Array, jax.
     hidden states after each token, `[C, T, D]`.
     """
     model = architecture.model(params)
-    hidden_CTD, (places_CT, _) = model.norm(x_CTD), _positions_of_pieces(pieces_C4, x_CTD.shape[1])
+    hidden_CTD, (places_CT, _) = model.normalized(x_CTD), _positions_of_pieces(pieces_C4, x_CTD.shape[1])
     counts_C1 = jax.reshard(pieces_C4[:, 2:3], RULES.spec("batch", "time"))
     last_CD = last_hidden(hidden_CTD, places_CT, counts_C1)
     if len(last_CD) == 1:  # a CPU multiplies a single row in another order
@@ -178,7 +178,7 @@ def write_layers(
 def new_logits(architecture, params, x_BTD) -> jax.Array:
     """After the last layer: the logits after each new token, `[B * T, V]`."""
     model = architecture.model(params)
-    logits_BTV = model.logits(model.norm(x_BTD))
+    logits_BTV = model.logits(model.normalized(x_BTD))
     spec = RULES.spec("batch", "vocabulary")
     return jnp.reshape(logits_BTV, (-1, logits_BTV.shape[-1]), out_sharding=spec)
 
@@ -204,7 +204,7 @@ def advance_answers(
     model, kinds = architecture.model(params), architecture.config.kinds_by_layer
     x_B1D, new = model.embed(tokens_B1, positions_B1, dtype), (positions_B1, rows_B3[:, 2])
     x_B1D, (blocks,) = _extend_layers(model, layers, kinds, (blocks,), x_B1D, *new, prompts)
-    logits_B1V, rows_B3 = model.logits(model.norm(x_B1D)), rows_B3 + jnp.array([1, 0, 0])
+    logits_B1V, rows_B3 = model.logits(model.normalized(x_B1D)), rows_B3 + jnp.array([1, 0, 0])
     return choose(logits_B1V[:, 0], sampling, rows_B3[:, 1].astype(jnp.uint32), rows_B3[:, 0]), rows_B3, blocks
 
 

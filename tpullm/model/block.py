@@ -49,7 +49,7 @@ class Block(nnx.Module):
         self.mlp_norm = norm() if before else None
         self.mlp = (MixtureOfExperts if config.experts else MLP)(config, rngs)
         self.mlp_out_norm = norm() if after else None
-        self.dropout = config.dropout
+        self.dropout, self.scale = config.dropout, config.residual_scale
 
     def __call__(self, x_BTD, kind: LayerKind, segments_BT, positions_BT, kernel: str, key=None):
         """`[B, T, D]` to `[B, T, D]`.
@@ -63,6 +63,7 @@ class Block(nnx.Module):
         """
         attention_key, mlp_key = (None, None) if key is None else jax.random.split(key)
         normalized = lambda norm, x: x if norm is None else norm(x)  # noqa: E731
+        scaled = lambda x: x if self.scale == 1 else x * self.scale  # noqa: E731
         with jax.named_scope("attention"):
             normed_BTD = normalized(self.attention_norm, x_BTD)
             q, k, v = self.attention.projected(normed_BTD, kind.table)
@@ -70,12 +71,12 @@ class Block(nnx.Module):
                 whole = RULES.spec("batch", "kv_heads", None, "head")
                 k, v = jax.reshard((k, v), (whole, whole))
             mixed_BTD, weights = self.attention(q, kind, k, v, segments_BT, positions_BT, kernel)
-            x_BTD = x_BTD + dropout(normalized(self.attention_out_norm, mixed_BTD), self.dropout, attention_key)
+            x_BTD = x_BTD + dropout(scaled(normalized(self.attention_out_norm, mixed_BTD)), self.dropout, attention_key)
         with jax.named_scope("feed_forward"):
             normed_BTD, routing = normalized(self.mlp_norm, x_BTD), None
             if isinstance(self.mlp, MixtureOfExperts):
                 out_BTD, routing = self.mlp(normed_BTD, segments_BT > 0)
             else:
                 out_BTD = self.mlp(normed_BTD)
-            out_BTD = normalized(self.mlp_out_norm, out_BTD)
+            out_BTD = scaled(normalized(self.mlp_out_norm, out_BTD))
             return x_BTD + dropout(out_BTD, self.dropout, mlp_key), weights, routing

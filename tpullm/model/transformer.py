@@ -73,9 +73,16 @@ class Transformer(nnx.Module):
             vectors = lookup(axes, reduce_dtype, dtype, table, tokens_BT)
         if self.config.scale_embeddings:
             vectors *= jnp.asarray(self.config.width**0.5, dtype)
+        if self.config.embedding_scale != 1:
+            vectors *= jnp.asarray(self.config.embedding_scale, dtype)
         if self.position_embedding is None:
             return vectors
         return vectors + lookup(("position", "embed"), reduce_dtype, dtype, self.position_embedding[...], positions_BT)
+
+    def normalized(self, x_BTD: jax.Array) -> jax.Array:
+        """The residual stream after all layers, as `output_table` scores it."""
+        x_BTD, divisor = self.norm(x_BTD), self.config.logit_divisor
+        return x_BTD if divisor == 1 else x_BTD / divisor
 
     def output_table(self, dtype: jnp.dtype) -> jax.Array:
         """The table `[V, D]` whose rows score the next token."""
@@ -130,7 +137,7 @@ class Transformer(nnx.Module):
             x_BTD, (weights, routing) = jax.lax.scan(layer, x_BTD, scanned, unroll=unrolled)
             kept.append(weights)
         weights = kept[0] if len(kept) == 1 or not keep_weights else jnp.concatenate(kept)
-        return Output(self.norm(x_BTD), weights, routing)
+        return Output(self.normalized(x_BTD), weights, routing)
 
     def _kinds(self, own, kernel: str, longest_B: jax.Array | None = None) -> list[LayerKind]:
         """The kinds of layers, as of `layer_kinds`.

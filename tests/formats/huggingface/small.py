@@ -29,6 +29,8 @@ AS_THEY_ARE = dict(norm_topk_prob=False, attention_bias=True, tie_word_embedding
 FIRST_DENSE = LLAMA | dict(num_hidden_layers=4, n_routed_experts=5, num_experts_per_tok=3, moe_intermediate_size=20)
 FIRST_DENSE |= dict(n_shared_experts=2, routed_scaling_factor=1.7)
 EXPERTS = LLAMA | dict(num_local_experts=5, num_experts_per_tok=2)
+GRANITE = NO_HEAD | dict(embedding_multiplier=12, residual_multiplier=0.22, attention_multiplier=0.3, logits_scaling=8)
+GRANITE_4 = dict(num_local_experts=0, shared_intermediate_size=36, position_embedding_type="rope", mamba_n_heads=4)
 SLOW = ROPE | {"rope_theta": 5e5}
 LINEAR, DYNAMIC = (ROPE | dict(rope_type=kind, factor=3.0) for kind in ("linear", "dynamic"))
 SCALED = ROPE | dict(factor=4.0, original_max_position_embeddings=16)
@@ -82,6 +84,8 @@ MODELS = {
     "gemma": ("gemma", GEMMA_1),
     "gemma-2": ("gemma2", GEMMA | {"attn_logit_softcapping": 5.0, "final_logit_softcapping": 20.0}),
     "gemma-3": ("gemma3_text", GEMMA | {"num_hidden_layers": 4, "layer_types": KINDS, "rope_parameters": OF_BOTH}),
+    "granite-3": ("granite", GRANITE | {"attention_bias": True, "tie_word_embeddings": True}),
+    "granite-4": ("granitemoehybrid", GRANITE | GRANITE_4 | {"layer_types": ["attention"] * 3}),
     "mixtral": ("mixtral", EXPERTS | {"sliding_window": 9}),
     "qwen-3 experts": ("qwen3_moe", QWEN_EXPERTS | {"norm_topk_prob": True, "rope_parameters": YARN}),
     "qwen-3 experts, weights as they are": (

@@ -60,6 +60,13 @@ OF_FAMILIES = [
     ("gemma-3", {"layer_types": ["sliding_attention"]}, "are not 4 of"),
     ("gemma-3", {"layer_types": ["chunked_attention"] * 4}, "are not 4 of"),
     ("gemma", {"hidden_act": "silu"}, "hidden_act 'silu' can't be used: we compute 'gelu_pytorch_tanh'"),
+    ("granite-3", {"logits_scaling": 0}, "logit_divisor is 0"),
+    ("granite-3", {"residual_multiplier": NONE}, "residual_scale nan is no number from 0"),
+    ("glm-4.5", {"routed_scaling_factor": "2"}, "router_scale '2' is no number from 0"),
+    ("granite-4", {"num_local_experts": None}, "num_local_experts None can't be used: we compute 0"),
+    ("granite-4", {"position_embedding_type": "nope"}, "position_embedding_type 'nope' can't be used"),
+    ("granite-4", {"layer_types": ["mamba", "attention", "mamba"]}, "layer_types ['mamba', 'attention', 'mamba']"),
+    ("granite-4", {"layer_types": None}, "layer_types None can't be used: we compute attention in each layer"),
     ("mixtral", {"num_experts_per_tok": 6}, "6 of 5 experts can't be chosen"),
 ]
 

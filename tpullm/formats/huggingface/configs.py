@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import math
+import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -37,7 +38,9 @@ MOST |= {
     "mlp_width": 1 << 20,
     "vocabulary_size": 1 << 22,
 }
+ROOT = "query_pre_attn_scalar"  # Gemma's, whose root divides the scores; Granite's key is the factor
 BALANCE_RATE = 0.001  # DeepSeek-V3's, as `families.yaml` has it
+POSITIVE = ("router_scale", "embedding_scale", "residual_scale", "logit_divisor")
 MOST_LENGTH = 1 << 30  # of a context or a window, in tokens
 
 
@@ -76,9 +79,13 @@ def _read_fields(config: Mapping[str, Any]) -> ModelConfig:
         config = {key: value for key, value in config.items() if key != "quantization_config"}
     said = {**family.defaults, **config}
     for key, values in (ONLY | family.only).items():
-        if key in config and config[key] not in values:
+        if key in said and said[key] not in values:
             why = WHY.get(key, f"we compute {values[0]!r}")
-            raise UserError(f"{key} {config[key]!r:.200} can't be used: {why}")
+            raise UserError(f"{key} {said[key]!r:.200} can't be used: {why}")
+    if family.all_attention and set(said.get("layer_types") or "?") != {"attention"}:
+        raise UserError(
+            f"layer_types {said.get('layer_types')!r:.200} can't be used: we compute attention in each layer"
+        )
     fields: dict[str, Any] = {"tied_embeddings": False} | dict(family.fixed)
     fields |= {ours: said[theirs] for ours, theirs in family.keys.items() if said.get(theirs) is not None}
     for needed in ("layers", "width", "heads", "vocabulary_size", "context_length"):
@@ -95,7 +102,7 @@ def _read_fields(config: Mapping[str, Any]) -> ModelConfig:
         fields["experts"] = said.get("num_experts") or said.get("num_local_experts") or said[family.keys["experts"]]
         if not 1 <= fields.get("experts_per_token", 0) <= fields["experts"]:
             raise ValueError(f"{said.get('num_experts_per_tok')} of {fields['experts']} experts can't be chosen")
-    if "attention_scale" in fields:
+    if family.keys.get("attention_scale") == ROOT:
         fields["attention_scale"] **= -0.5
     for key, ours in family.biases.items():
         fields |= dict.fromkeys(ours, bool(said.get(key)))
@@ -116,6 +123,8 @@ def model_config(fields: Mapping[str, Any]) -> ModelConfig:
     """The `ModelConfig` of foreign fields; `ValueError` for a size or a number that no model can have."""
     check_sizes(fields)
     _check_numbers(fields)
+    numbers = {name for name, kind in _kinds().items() if kind is float}
+    fields = {name: float(value) if name in numbers else value for name, value in fields.items()}
     return ModelConfig(**fields).resolved(fields["vocabulary_size"])
 
 
@@ -131,16 +140,23 @@ def check_sizes(fields: Mapping[str, Any]) -> None:
 
 def _check_numbers(fields: Mapping[str, Any]) -> None:
     """`ValueError` for a value that is not a finite number of 0 or more, or a switch that is not true or false."""
-    kinds = {field.name: field.type for field in dataclasses.fields(ModelConfig)}
+    kinds = _kinds()
     for name, value in fields.items():
         if kinds[name] is float and not (type(value) in (int, float) and 0 <= value < math.inf):
             raise ValueError(f"{name} {value!r:.40} is no number from 0")
+        if name in POSITIVE and not value:
+            raise ValueError(f"{name} is 0")
         if kinds[name] is bool and not isinstance(value, bool):
             raise ValueError(f"{name} {value!r:.40} is neither true nor false")
     scaling = fields.get("rope_scaling", RopeScaling())
     numbers = [value for value in vars(scaling).values() if type(value) in (int, float)]
     if not all(0 <= value < math.inf for value in (*numbers, *scaling.short, *scaling.long)):
         raise ValueError("a number of the RoPE scaling is none, infinite or negative")
+
+
+def _kinds() -> dict[str, Any]:
+    """The types of the fields of `ModelConfig`, without their bounds."""
+    return typing.get_type_hints(ModelConfig)
 
 
 def _attention_windows(family: Family, said: Mapping, layers: int) -> tuple[int, ...]:
@@ -255,10 +271,10 @@ def _written_in_family(name: str, config: ModelConfig) -> dict[str, Any]:
     family = FAMILIES[name]
     found: dict[str, Any] = {"model_type": name, "architectures": [family.architecture]}
     found |= {theirs: getattr(config, ours) for ours, theirs in family.keys.items()}
-    if "attention_scale" in family.keys:
+    if family.keys.get("attention_scale") == ROOT:
         scale = config.attention_scale
         scalar = round(scale**-2, 6) if scale else config.head_width
-        found["query_pre_attn_scalar"] = int(scalar) if scalar == int(scalar) else scalar  # Gemma's is a whole number
+        found[ROOT] = int(scalar) if scalar == int(scalar) else scalar  # Gemma's is a whole number
     for softcap in ("attention_softcap", "logit_softcap"):
         if softcap in family.keys:
             found[family.keys[softcap]] = getattr(config, softcap) or None
@@ -267,6 +283,7 @@ def _written_in_family(name: str, config: ModelConfig) -> dict[str, Any]:
     found |= {key: getattr(config, ours[0]) for key, ours in family.biases.items()}
     found |= {family.qk_norm: config.qk_norm == "head"} if family.qk_norm else {}
     found |= {family.multi_token: 0} if family.multi_token else {}
+    found |= family.written | ({"layer_types": ["attention"] * config.layers} if family.all_attention else {})
     if "dense_layers" in family.keys and not config.dense_layers:
         found[family.keys["dense_width"]] = config.mlp_width  # not used
     if family.window:

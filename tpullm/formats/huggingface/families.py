@@ -29,6 +29,8 @@ class Family:
         qk_norm: the key that says whether each head's queries and keys are normalized.
         multi_token: the key that says how many layers of multi-token prediction follow. They are left out.
         lists_rope: `no_rope_layers`, or each last of `no_rope_layer_interval`, says which layers have no positions.
+        all_attention: `layer_types` must say that each layer has attention.
+        written: keys of `config.json` that are the same for all models of the family that we compute.
         biases: their key of biases, and our fields for it.
         only: keys of `config.json` that change what a model of this family computes, and the values that we compute.
         transposed: whether matrices are `[out, in]`.
@@ -46,6 +48,8 @@ class Family:
     qk_norm: str = ""
     multi_token: str = ""
     lists_rope: bool = False
+    all_attention: bool = False
+    written: Mapping[str, Any] = field(default_factory=dict)
     biases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     only: Mapping[str, tuple] = field(default_factory=dict)
     transposed: bool = True

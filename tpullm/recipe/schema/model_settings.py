@@ -113,6 +113,9 @@ class ModelConfig:
         attention_softcap: soft cap of the attention scores, by tanh. As in Gemma 2. 0 is none.
         logit_softcap: soft cap of the logits, by tanh. 0 is none.
         scale_embeddings: multiply embeddings by sqrt(width). As in Vaswani et al. 2017.
+        embedding_scale: factor on embeddings, beside that (Granite).
+        residual_scale: factor on what attention and the MLP add to the residual stream (Granite).
+        logit_divisor: divisor of the logits, before their soft cap (Granite).
         tied_embeddings: use the embedding table as the output layer too.
         dropout: share of residual activations set to zero in training. For small corpora that are read many times. The
             pattern depends on `accumulation` and on the devices along `sequence`, and on no other mesh axis.
@@ -170,6 +173,9 @@ class ModelConfig:
     attention_softcap: float = 0.0
     logit_softcap: float = 0.0
     scale_embeddings: bool = True
+    embedding_scale: PositiveFloat = later(1.0)
+    residual_scale: PositiveFloat = later(1.0)
+    logit_divisor: PositiveFloat = later(1.0)
     tied_embeddings: bool = True
     dropout: Annotated[float, Interval(ge=0, le=0.95)] = changing(Changes.TRAINING, 0.0)
     remat: Literal["none", "full", "save_attention", "save_dots", "offload"] = changing(Changes.ROUNDING, "none")
