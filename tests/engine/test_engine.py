@@ -153,6 +153,25 @@ def test_of_several_clients_none_takes_all_rows(long, monkeypatch):
     assert [text.request.client for text in engine._rows.texts()].count("a") == total
 
 
+@pytest.mark.parametrize("reads_first", [False, True])
+def test_answers_to_one_prompt_have_it_read_once(long, monkeypatch, reads_first):
+    """Whoever asks. What is echoed is read, and what another program chooses takes whole chunks."""
+    pieces, read, sampled = [], Chain.read, Sampling(temperature=1)
+    found = lambda cache, of, own, *rest, **more: pieces.extend(own) or read(cache, of, own, *rest, **more)  # noqa: E731
+    monkeypatch.setattr(Chain, "read", found)
+    engine = Engine(long, 8, reads_first=reads_first)
+    alike = [Request(prompt(150), 9, sampled, seed=n, client=f"{n}") for n in range(5)]
+    requests = [*alike, Request(prompt(150), 9, GREEDY), Request(prompt(150, 2), 9, sampled)]
+    emitted = [
+        [token.id for token in own]
+        for own in emitted_by(engine, [*requests, Request(prompt(150), 9, GREEDY, echo=149)])
+    ]
+    assert emitted[:-1] == list(map(alone, requests)) and emitted[-1] == [*prompt(150)[1:], *alone(requests[5])]
+    of_chunks = 149 // CHUNK * CHUNK
+    assert sum(len(piece.ids) for piece in pieces) == 3 * 150 + (150 - of_chunks)
+    assert engine.figures()["reused_tokens"] == 4 * 150 + of_chunks
+
+
 def test_a_text_ends_by_its_stop_its_length_and_the_context(long, engine):
     first = continued(engine, [Request(prompt(30, 3), 8, GREEDY)])[0]
     emitted = []

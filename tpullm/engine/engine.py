@@ -276,10 +276,10 @@ class Engine:
             if read is not None:  # else parts of several steps would queue, and the next step would wait for all
                 read.block_until_ready()
             return
-        whole = {n: text for n, text, piece in read.pieces if piece.start + len(piece.ids) == len(text.request.ids)}
-        ends = [whole.get(n) for n in range(len(read.logits_CV))]
-        choosing = self._choose(read.logits_CV, ends, [text and Next(text.request, ()) for text in ends])
-        next(choosing, None)
+        asked = [[text and Next(text.request, ()) for text in owners] for owners in read.firsts()]
+        choosing = [self._choose(read.logits_CV, *of) for of in zip(read.firsts(), asked, strict=True)]
+        for one in choosing:
+            next(one, None)
         yield
         echoed = [(n, text, piece) for n, text, piece in read.pieces if text.request.echo and text.row.text is text]
         if echoed:
@@ -292,7 +292,8 @@ class Engine:
             end = min(piece.start + len(piece.ids), len(text.request.ids) - 1)
             for place in range(max(first, piece.start), end):
                 text.on_token(choice.token((n, place - piece.start), text.request))
-        next(choosing, None)
+        for one in choosing:
+            next(one, None)
         self._prefill.leave(read)  # the first token need not wait for this
 
     # New tokens.

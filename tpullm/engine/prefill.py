@@ -13,6 +13,7 @@ import jax
 
 from tpullm.engine.cache import SHORT, SIZE, Cache, Piece
 from tpullm.engine.rows import Rows, Text
+from tpullm.engine.sampling import form_of
 
 # While texts are written, a step reads one piece for each so many texts that have a row, and one at least. 12 M
 # parameters, bfloat16: a piece takes 17 ms, two of a text 27; a step of 12 rows takes 10, of 32 20.
@@ -22,20 +23,29 @@ TEXTS = 8
 # slots that it attends to: with 256 it takes 17 ms, with 4,352 37. Beside 8 texts, steps of whole pieces took 36 ms, a
 # step alone 13, so their streams paused for 4.3 times as long as usual, now for 3.4.
 SLOTS_OF_TEXT, LEAST_TEXTS, SLOTS_OF_PIECE = 256, 6, 3300
-
+ALIKE = 8  # texts that begin as one that is read, and have their first tokens from the same step
 
 IsCompiled = Callable[..., bool]
 
 
 class Read(NamedTuple):
     """Pieces whose last layers are dispatched: in which prefill group; their numbers in the arrays, and whose they are;
-    the logits after each, `[C, V]`, and the hidden states after each token, `[C, T, D]`.
+    the logits after each, `[C, V]`, and the hidden states after each token, `[C, T, D]`; by the number of a piece with
+    which a prompt is whole, the texts that begin alike.
     """
 
     group: int
     pieces: list[tuple[int, Text, Piece]]
     logits_CV: jax.Array
     hidden_CTD: jax.Array
+    others: dict[int, list[Text]]
+
+    def firsts(self) -> list[list[Text | None]]:
+        """Whose first tokens are chosen from the logits, several times if several texts begin alike."""
+        own = {n: text for n, text, _ in self.pieces if n in self.others}
+        turns = itertools.zip_longest(*([own[n], *others] for n, others in self.others.items()))
+        found = [dict(zip(self.others, turn, strict=True)) for turn in turns]
+        return [[of.get(n) for n in range(len(self.logits_CV))] for of in found]
 
 
 class _Reading(NamedTuple):
@@ -100,20 +110,35 @@ class Prefill:
             return found
         self._reading = None
         pieces = [(n, text, piece) for n, (text, piece) in enumerate(reading.pieces) if text.row.text is text]
-        return Read(reading.group, pieces, *found)
+        return Read(reading.group, pieces, *found, self._others(pieces))
 
     def leave(self, read: Read) -> None:
         """Count what was read. A text whose prompt is whole leaves its slot for its row; what this held goes to a free
         row if nothing of it is shared.
         """
-        for _, text, piece in read.pieces:
+        for n, text, piece in read.pieces:
             text.read = piece.start + len(piece.ids)
             if text.is_read:
-                self._slots[read.group][piece.row], row = None, text.row
-                if not self._rows.shared(row, text):
-                    self._rows.keep(row)
-                self._cache.copy((row.group, row.index), (read.group, piece.row), text.read)
-                row.held, row.held_for = text.request.ids, text.longest
+                self._slots[read.group][piece.row] = None
+                self.reused_tokens += text.read * len(read.others[n])
+                for one in (text, *read.others[n]):
+                    row, one.read = one.row, text.read
+                    if not self._rows.shared(row, one):
+                        self._rows.keep(row)
+                    self._cache.copy((row.group, row.index), (read.group, piece.row), one.read)
+                    row.held, row.held_for = one.request.ids, one.longest
+
+    def _others(self, pieces: Sequence[tuple[int, Text, Piece]]) -> dict[int, list[Text]]:
+        """By the number of a piece with which a prompt is whole: the texts that begin alike and have no slot.
+
+        Their first tokens are chosen by the program that the step is compiled for.
+        """
+        slots = [text for slots in self._slots.values() for text in slots]
+        form = max((form_of(text.request) for _, text, _ in pieces), default=0)
+        unread = [text for text in self._rows.texts() if not text.is_read and text not in slots]
+        free = [text for text in unread if form_of(text.request) == form]
+        whole = [(n, text) for n, text, piece in pieces if piece.start + len(piece.ids) == len(text.request.ids)]
+        return {n: [one for one in free if one.begins_as(text)][:ALIKE] for n, text in whole}
 
     def _written(self) -> int:
         """How many texts are written that should not wait for prompts."""
@@ -170,7 +195,8 @@ class Prefill:
 
     def _fill_slots(self) -> None:
         """Give the free slots to those who wait, clients in turn, unless another reads what they can copy when it is
-        read. With 12 M parameters, a text waited 1 s behind the 32 answers of another client.
+        read: a prompt is read once for all answers to it. With 12 M parameters, a text waited 1 s behind the 32 answers
+        of another client.
         """
         for slots in self._slots.values():
             slots[:] = [text if text is not None and text.row.text is text else None for text in slots]
@@ -185,7 +211,7 @@ class Prefill:
             best = max(self._rows.all, key=lambda row: self._rows.shared(row, text))
             shared = self._rows.shared(best, text)
             awaited = (text.shared(other.request.ids) for other in reading if other.longest == text.longest)
-            if max(awaited, default=0) <= shared:
+            if max(awaited, default=0) <= shared and not any(text.begins_as(other) for other in reading):
                 group, place = free.pop(0)
                 self._cache.copy((group, place), (best.group, best.index), shared)
                 self.reused_tokens += shared

@@ -62,6 +62,10 @@ class Text:
         """Whether its prompt is read, and it may still grow after the dispatched steps."""
         return self.is_read and self.length < self.most
 
+    def begins_as(self, other: "Text") -> bool:
+        """Whether its first token is chosen from the same logits, and nothing before it is echoed."""
+        return self.longest == other.longest and not self.request.echo and self.request.ids == other.request.ids
+
     def shared(self, held: Sequence[int]) -> int:
         """How many tokens of the prompt are as those that are held: whole chunks, and one token at least is left to
         read, and those that are echoed.
